@@ -1,0 +1,1 @@
+"""Synthetic text data sets from a language model."""

@@ -1,0 +1,1 @@
+"""What generates: echo, static, and the interface they share."""

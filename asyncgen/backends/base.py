@@ -1,0 +1,47 @@
+"""What every backend offers the pipeline: ``prepare``, ``run`` and ``limits``. Knows nothing about torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from anyio.streams.memory import MemoryObjectSendStream
+
+from asyncgen.packing import PromptPool
+from asyncgen.records import Completion, Message, Prepared
+
+__all__ = ["Backend", "Completions", "Limits"]
+
+Completions = MemoryObjectSendStream[tuple[Completion, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a backend can hold."""
+
+    context_length: int
+    """Prompt and new tokens of one row, at most."""
+    rows: int
+    """Rows generated at once."""
+
+
+class Backend(Protocol):
+    """A generator of texts. Opened by ``open_backend``, used by one pipeline."""
+
+    limits: Limits
+    notices: tuple[str, ...]
+    """Sentences a user should read once (a missing chat template, a fallback)."""
+
+    def prepare(self, messages: Sequence[Message], max_new_tokens: int) -> Prepared:
+        """Renders and tokenises one prompt; called from worker threads, several at a time.
+
+        Raises PromptTooLong if it and ``max_new_tokens`` exceed the context.
+        """
+
+    async def run(self, pool: PromptPool, completions: Completions) -> None:
+        """Takes prompts from ``pool`` until it is closed and sends completions, without ever blocking on the send.
+
+        Every prompt taken gives exactly one completion. Cancelled, it returns within one decode step. It does not
+        close ``completions``; the pipeline's generate stage does.
+        """

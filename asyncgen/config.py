@@ -1,0 +1,210 @@
+"""What the configuration may say: frozen pydantic models that refuse what they do not know.
+
+The names are the brief's where it has one. Reading files and overrides is ``config_file.py``'s business; here every
+path is already absolute. Knows nothing about torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from asyncgen.resources import BUNDLED_MODEL
+
+__all__ = [
+    "AutoBackend",
+    "Backend",
+    "Config",
+    "EchoBackend",
+    "Generation",
+    "JsonlSource",
+    "Source",
+    "StaticBackend",
+    "TemplateSource",
+    "Validation",
+]
+
+
+class _Section(BaseModel):
+    """Base of every part of the configuration: immutable, unknown keys refused, no silent conversions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class _LocalModel(_Section):
+    """Settings shared by the backends that run a transformers model in this process."""
+
+    device: str = "auto"
+    """Where the model runs: `auto` (the first GPU, else the CPU), `cpu`, `cuda`, `cuda:1`, `mps` ..."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number format of the weights; `auto` is the checkpoint's own on a GPU and float32 on a CPU."""
+    device_map: str | dict[str, int | str] | None = None
+    """Passed to transformers to spread one model over devices (extra `accelerate`); null keeps it on `device`."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model."""
+    quantization: Literal["8bit", "4bit"] | None = None
+    """bitsandbytes quantization (needs the extra `quantization`)."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model. Off unless you have read that code; needs a pinned `revision`."""
+
+    @model_validator(mode="after")
+    def _remote_code_is_pinned(self) -> _LocalModel:
+        if self.trust_remote_code and self.revision is None:
+            raise ValueError("trust_remote_code needs a pinned revision (a commit hash)")
+        return self
+
+
+class AutoBackend(_LocalModel):
+    """The fastest local backend that the model allows."""
+
+    kind: Literal["auto"] = "auto"
+    """`auto`."""
+
+
+class StaticBackend(_LocalModel):
+    """`model.generate` on length-sorted batches: works for every transformers causal language model."""
+
+    kind: Literal["static"]
+    """`static`."""
+
+
+class EchoBackend(_Section):
+    """A deterministic stand-in for a model, without torch: tests, crash suites, benchmarks of the pipeline."""
+
+    kind: Literal["echo"]
+    """`echo`."""
+    seconds_per_batch: Annotated[float, Field(ge=0)] = 0.0
+    """Time that a batch takes, in seconds."""
+    bad_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of texts, in [0, 1], that are too short to be accepted; drawn from the attempt's sampling seed."""
+    distinct: Annotated[int, Field(ge=1)] | None = None
+    """Number of different texts it knows, so that repeats occur; null is no limit."""
+    context_length: Annotated[int, Field(ge=1)] = 1_000_000
+    """Context length it claims, in tokens (it counts words)."""
+
+
+Backend = Annotated[AutoBackend | StaticBackend | EchoBackend, Field(discriminator="kind")]
+
+
+class Generation(_Section):
+    """How texts are generated."""
+
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] | Literal["auto"] = 8
+    """Rows generated at once; `auto` chooses by the backend and the device."""
+    temperature: Annotated[float, Field(ge=0, le=100)] = 0.8
+    """Sampling temperature; 0 always takes the likeliest token, and then an index has one attempt."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Keep the likeliest tokens that together reach this probability; 1.0 keeps all."""
+    top_k: Annotated[int, Field(ge=0)] = 0
+    """Keep this many likeliest tokens; 0 keeps all."""
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Drop tokens less likely than this share of the likeliest one's probability; 0.0 drops none."""
+    max_new_tokens: Annotated[int, Field(ge=1)] = 512
+    """Longest text, in tokens."""
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Texts that end a generation; they are not part of the result."""
+
+
+class Validation(_Section):
+    """What a story must fulfil. Each check gives reasons; together they make a quality score."""
+
+    min_words: Annotated[int, Field(ge=0)] = 30
+    """Fewest words."""
+    max_words: Annotated[int, Field(ge=1)] = 150
+    """Most words."""
+    require_words: bool = True
+    """All selected words must occur, as they are or simply inflected (dance, danced, dancing)."""
+    require_ending: bool = True
+    """The text must have reached its end, with its last sentence closed."""
+    max_repetition: Annotated[float, Field(ge=0, le=1)] = 0.3
+    """Largest share of word 4-grams that may repeat earlier ones of the same text; 1.0 switches the check off."""
+    copy_words: Annotated[int, Field(ge=0)] = 8
+    """Refuse a text that shares this many words in a row with a k-shot answer; 0 switches the check off."""
+    reject_repeats: bool = True
+    """Refuse a text equal (case, spacing and punctuation aside) to an earlier story of the run."""
+    min_quality: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Lowest quality score, in [0, 1]."""
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> Validation:
+        if self.min_words > self.max_words:
+            raise ValueError(f"min_words ({self.min_words}) is greater than max_words ({self.max_words})")
+        return self
+
+
+class TemplateSource(_Section):
+    """Prompts made from the template, the vocabulary and the story features."""
+
+    kind: Literal["template"]
+    """`template`."""
+
+
+class JsonlSource(_Section):
+    """Ready prompts from a JSON Lines file: a `prompt` text or a `messages` list on each line."""
+
+    kind: Literal["jsonl"]
+    """`jsonl`."""
+    path: Path
+    """The file."""
+
+
+Source = Annotated[TemplateSource | JsonlSource, Field(discriminator="kind")]
+
+
+class Config(_Section):
+    """A run of asyncgen. Every field has a default; the bundled model needs no network."""
+
+    model_name: Annotated[str, Field(min_length=1)] = BUNDLED_MODEL
+    """`bedtime-tiny` (the bundled model), a hub id such as `Qwen/Qwen2.5-3B-Instruct`, or a directory."""
+    num_stories: Annotated[int, Field(ge=1)] | None = 1000
+    """Accepted stories to make; null goes on until the sources end."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of the whole run: words, conditions, examples and sampling follow from it."""
+    output_path: Path = Path("stories.jsonl")
+    """Accepted stories, one JSON object a line; rejects and the manifest lie beside it."""
+    backend: Backend = AutoBackend()
+    """What generates."""
+    generation: Generation = Generation()
+    """How texts are generated."""
+    system_prompt: str | None = None
+    """First message of every conversation; null sends none (some chat templates then insert their own)."""
+    template: str | None = None
+    """The prompt's text with placeholders, or a file that holds it; null is the brief's template."""
+    vocabulary_path: Path | None = None
+    """Words, one a line; null is the packaged list."""
+    features_path: Path | None = None
+    """JSON: {group: [condition, ...]} or [condition, ...]; null is the packaged file."""
+    conversation_path: Path | None = None
+    """JSON: alternating user and assistant turns for k-shot examples; null is the packaged file."""
+    sources: Annotated[tuple[Source, ...], Field(min_length=1, max_length=1)] | None = None
+    """Where prompts come from; null is the template."""
+    use_k_shot: bool = True
+    """Put examples from the conversation in front of each prompt."""
+    k_shot_count: Annotated[int, Field(ge=0)] = 2
+    """Number of examples in front of each prompt."""
+    k_shot_rotate: Annotated[int, Field(ge=0)] = 0
+    """Change the examples every this many indices, in a seeded order; 0 always takes the first ones."""
+    ensure_diversity: bool = True
+    """Use every word of the vocabulary once before any is used twice; false draws words independently."""
+    max_attempts: Annotated[int, Field(ge=1)] = 3
+    """Attempts at one index before it goes to the rejected file."""
+    max_rejection_rate: Annotated[float, Field(ge=0, le=1)] = 0.9
+    """Stop the run when more than this share of the last 200 decided indices was rejected."""
+    window: Annotated[int, Field(ge=1)] | None = None
+    """Indices planned and not yet decided, at most; null is 4 x rows x max_attempts, at least 256."""
+
+    @property
+    def shots(self) -> int:
+        """Examples in front of each prompt, both switches considered."""
+        return self.k_shot_count if self.use_k_shot else 0
+
+    @property
+    def attempts(self) -> int:
+        """Attempts an index has: one at temperature 0, where another could not differ."""
+        return 1 if self.generation.temperature == 0 else self.max_attempts
+
+    def resolved(self) -> dict[str, Any]:
+        """The configuration as plain JSON values, defaults included."""
+        return self.model_dump(mode="json")

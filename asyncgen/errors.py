@@ -1,0 +1,124 @@
+"""Every error asyncgen raises on purpose.
+
+    AsyncgenError
+    ├── InputError                what the user gave cannot be used; nothing has been generated
+    │   ├── ConfigError           the configuration: unknown key, wrong type, value out of range
+    │   ├── DataError             vocabulary, features, conversation, template or prompts file
+    │   └── ModelError            the model: not found, unreachable, refused, or a package it needs is missing
+    ├── PromptTooLong             prompt and new tokens exceed the model's context (one record, not the run)
+    ├── OutputError
+    │   ├── OutputInUse           another run holds the lock of this output
+    │   ├── OutputDamaged         a file on disk is not what a run of ours left there
+    │   ├── ResumeRefused         the configuration differs from the one that began this output
+    │   └── OutputFailed          the disk failed; everything committed is safe, the run can be resumed
+    ├── RunStopped                the run ended short of its goal; everything decided is on disk
+    │   ├── TooManyRejections     more than max_rejection_rate of the last indices were rejected
+    │   └── SourcesEnded          the sources ended before num_stories were accepted
+    └── BackendFailed             generation failed in a way no retry can mend
+
+A message states what was found and what is allowed; ``hint`` says what to do about it.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AsyncgenError",
+    "BackendFailed",
+    "ConfigError",
+    "DataError",
+    "InputError",
+    "ModelError",
+    "OutputDamaged",
+    "OutputError",
+    "OutputFailed",
+    "OutputInUse",
+    "PromptTooLong",
+    "ResumeRefused",
+    "RunStopped",
+    "SourcesEnded",
+    "TooManyRejections",
+]
+
+
+class AsyncgenError(Exception):
+    """Base of all errors of asyncgen; ``str()`` is one message, the hint on a line of its own."""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return self.message if self.hint is None else f"{self.message}\n  hint: {self.hint}"
+
+
+class InputError(AsyncgenError):
+    """What the user gave cannot be used."""
+
+
+class ConfigError(InputError):
+    """The configuration cannot be used; the message names the file and the key."""
+
+
+class DataError(InputError):
+    """A data file cannot be used; the message names the file and the line."""
+
+
+class ModelError(InputError):
+    """The model cannot be used: not found, unreachable, refused, or a package is missing."""
+
+
+class PromptTooLong(AsyncgenError):
+    """A prompt and its new tokens do not fit the model's context.
+
+    ``prompt_tokens``, ``max_new_tokens`` and ``context_length`` are counts of tokens.
+    """
+
+    def __init__(self, prompt_tokens: int, max_new_tokens: int, context_length: int) -> None:
+        super().__init__(
+            f"prompt too long: {prompt_tokens} prompt tokens + {max_new_tokens} new tokens "
+            f"> context of {context_length} tokens"
+        )
+        self.prompt_tokens = prompt_tokens
+        self.max_new_tokens = max_new_tokens
+        self.context_length = context_length
+
+
+class OutputError(AsyncgenError):
+    """The output files cannot be opened or written."""
+
+
+class OutputInUse(OutputError):
+    """Another run is writing this output."""
+
+
+class OutputDamaged(OutputError):
+    """A file on disk is not what a run of ours left there; the message names file and line."""
+
+
+class ResumeRefused(OutputError):
+    """The configuration differs, in fields that change records, from the one that began this output."""
+
+
+class OutputFailed(OutputError):
+    """Writing failed; what was committed is safe and the run can be resumed."""
+
+
+class RunStopped(AsyncgenError):
+    """The run ended short of its goal; what was decided is on disk, and ``report`` says how far it came."""
+
+    def __init__(self, message: str, *, hint: str | None = None, report: object | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.report = report
+
+
+class TooManyRejections(RunStopped):
+    """More than ``max_rejection_rate`` of the last decided indices were rejected."""
+
+
+class SourcesEnded(RunStopped):
+    """The sources ended before ``num_stories`` stories were accepted."""
+
+
+class BackendFailed(AsyncgenError):
+    """Generation failed in a way that no retry can mend."""

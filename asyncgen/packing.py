@@ -1,0 +1,277 @@
+"""Window, PromptPool and choose(): what may be planned, what waits for the generator, and who goes next.
+
+``choose`` is a pure function; ``Window`` and ``PromptPool`` live on the event loop and share one ``Bell``, so whatever
+changes what a waiter waits for wakes it. Nothing here waits by the clock. Knows nothing about torch, files or models.
+
+The flow has a cycle (rejected prompts come back), so closing streams alone never ends it: the pool closes when the
+producer has ended and no index is undecided, and ``Window`` is the one counter that knows (DESIGN, "end of work").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import anyio
+
+from asyncgen.records import Prompt
+
+__all__ = ["PATIENCE", "Batch", "Bell", "PromptPool", "Waiting", "Window", "choose"]
+
+PATIENCE = 4
+"""Batches that may pass over the most urgent prompt; the next one includes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A prompt as ``choose`` sees it."""
+
+    index: int
+    """Place in the plan. Output is in index order, so the lowest is the most urgent; a retry usually is."""
+    length: int
+    """Tokens the prompt occupies."""
+    new_tokens: int
+    """Tokens its row may grow by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What ``choose`` chose: positions in the sequence it was given, longest prompt first."""
+
+    positions: tuple[int, ...]
+    full: bool
+    """Whether it is worth starting without waiting for more prompts."""
+
+
+def choose(
+    waiting: Sequence[Waiting],
+    rows: int,
+    *,
+    tokens: int | None = None,
+    spread: float = 0.0,
+    due: bool = False,
+) -> Batch:
+    """The next batch: of all runs of neighbours in length order, the one with most rows; among equals the one
+    with the most urgent prompt, then the one that pads least.
+
+    At most ``rows`` prompts. The cells of the batch, rows x (longest prompt + most new tokens waiting), stay within
+    ``tokens`` unless the batch is a single prompt. The shortest prompt is at least ``spread`` times as long as the
+    longest (1.0: all equally long), so padding is at most ``1 - spread`` of the prompt cells. With ``due`` the batch
+    includes the lowest index.
+
+    A batch is ``full`` when ``rows`` or ``tokens`` leaves no room for another prompt, or when it is ``due``.
+    Costs a sort and one pass.
+    """
+    order = sorted(range(len(waiting)), key=lambda i: (-waiting[i].length, waiting[i].index))
+    if not order:
+        return Batch((), full=False)
+    lengths = [waiting[i].length for i in order]
+    sums = [0, *accumulate(lengths)]
+    grow = max(w.new_tokens for w in waiting)
+    urgent = min(range(len(order)), key=lambda place: waiting[order[place]].index)
+
+    best: tuple[int, bool, float] = (0, False, 0.0)
+    chosen = (0, 0, False)
+    end = 0
+    for first, longest in enumerate(lengths):
+        room = rows if tokens is None else max(1, min(rows, tokens // max(1, longest + grow)))
+        end = max(end, first)
+        while end < len(order) and end - first < room and lengths[end] >= spread * longest:
+            end += 1
+        count = end - first
+        has_urgent = first <= urgent < end
+        if due and not has_urgent:
+            continue
+        padding = 1 - (sums[end] - sums[first]) / (max(1, longest) * count)
+        score = (count, has_urgent, -padding)
+        if score > best:
+            best, chosen = score, (first, end, due or count == room)
+    return Batch(tuple(order[chosen[0] : chosen[1]]), full=chosen[2])
+
+
+class Bell:
+    """Wakes everybody who waits; the waiters look for themselves what changed."""
+
+    def __init__(self) -> None:
+        self._event = anyio.Event()
+
+    def ring(self) -> None:
+        """Wakes all present waiters."""
+        self._event.set()
+        self._event = anyio.Event()
+
+    async def wait(self) -> None:
+        """Waits for the next ring."""
+        await self._event.wait()
+
+
+class Window:
+    """How many indices may be planned: the one counter the flow keeps is ``planned - decided``.
+
+    ``size`` bounds what is undecided; ``goal`` (accepted stories; None: no end) bounds ``accepted + undecided``, so
+    nothing is generated that is not wanted and the last index decided is always an accepted one.
+    """
+
+    def __init__(self, size: int, goal: int | None, *, start: int = 0, accepted: int = 0) -> None:
+        self.size = size
+        self.goal = goal
+        self.planned = start
+        self.decided = start
+        self.accepted = accepted
+        self.bell = Bell()
+        self._waited_for = False
+        self.ended = False
+        """Nothing will be planned any more."""
+
+    @property
+    def undecided(self) -> int:
+        """Indices planned and not yet decided."""
+        return self.planned - self.decided
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the producer waits here and something must be decided before it can add a prompt."""
+        return self._waited_for and self.room() == 0
+
+    @property
+    def reached(self) -> bool:
+        """Whether the goal is reached."""
+        return self.goal is not None and self.accepted >= self.goal
+
+    def room(self) -> int:
+        """Indices that may be planned now."""
+        if self.ended or self.reached:
+            return 0
+        room = self.size - self.undecided
+        return room if self.goal is None else min(room, self.goal - self.accepted - self.undecided)
+
+    async def wait_for_room(self) -> int:
+        """Waits until an index may be planned and returns how many may; 0 when none ever may again."""
+        while not (room := self.room()):
+            if self.ended or self.reached:
+                return 0
+            self._waited_for = True
+            self.bell.ring()
+            try:
+                await self.bell.wait()
+            finally:
+                self._waited_for = False
+        return room
+
+    def plan(self, count: int) -> None:
+        """Records that ``count`` more indices are planned."""
+        self.planned += count
+
+    def decide(self, *, accepted: bool) -> None:
+        """Records that the next index is decided, in index order."""
+        self.decided += 1
+        self.accepted += accepted
+        self.bell.ring()
+
+    def end(self) -> None:
+        """Ends planning: the sources ended, the goal is reached, or the run is stopping."""
+        self.ended = True
+        self.bell.ring()
+
+    async def wait_until_settled(self) -> None:
+        """Waits until planning has ended and every planned index is decided."""
+        while not (self.ended and self.undecided == 0):
+            await self.bell.wait()
+
+
+class PromptPool:
+    """The bounded queue between producer and generator, and the packer: the generator asks for its next batch.
+
+    At most ``capacity`` fresh prompts wait; retries are let in beyond it, for a feedback edge through a bounded queue
+    is a deadlock. All methods belong to the event loop (threads come through ``anyio.from_thread``).
+    """
+
+    def __init__(self, window: Window, capacity: int | None = None) -> None:
+        self._window = window
+        self._bell = window.bell
+        self._capacity = window.size if capacity is None else capacity
+        self._waiting: dict[int, Prompt] = {}
+        self._putting = False
+        self._passed = 0
+        self._urgent: int | None = None
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``take`` has nothing more to give."""
+        return self._closed
+
+    async def put(self, prompts: Sequence[Prompt]) -> None:
+        """Adds fresh prompts, waiting for room. A closed pool lets them go: the run is stopping, and an index that
+        is not decided is planned again on resume.
+        """
+        for prompt in prompts:
+            while self._is_full and not self._closed:
+                self._putting = True
+                self._bell.ring()
+                try:
+                    await self._bell.wait()
+                finally:
+                    self._putting = False
+            self._add(prompt)
+        self._bell.ring()
+
+    def retry(self, prompt: Prompt) -> None:
+        """Adds a prompt's next attempt at once, whatever waits."""
+        self._add(prompt)
+        self._bell.ring()
+
+    def _add(self, prompt: Prompt) -> None:
+        if not self._closed:
+            self._waiting[prompt.index] = prompt
+
+    def take_nowait(self, rows: int, *, tokens: int | None = None, spread: float = 0.0) -> tuple[Prompt, ...]:
+        """The next batch of what waits now, full or not; empty if nothing waits. See ``choose``."""
+        return self._remove(self._choose(rows, tokens, spread))
+
+    async def take(self, rows: int, *, tokens: int | None = None, spread: float = 0.0) -> tuple[Prompt, ...]:
+        """The next batch: at once if a full one waits or the producer cannot add a prompt now, else when either
+        comes true. Empty means that the pool is closed. See ``choose`` for the arguments.
+        """
+        while not self._closed:
+            batch = self._choose(rows, tokens, spread)
+            if batch.positions and (batch.full or self._producer_cannot_add):
+                return self._remove(batch)
+            await self._bell.wait()
+        return ()
+
+    def close(self) -> None:
+        """Ends ``take`` and lets go of what still waits. Whoever handles cancellation calls this first."""
+        self._closed = True
+        self._waiting.clear()
+        self._bell.ring()
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._waiting) >= self._capacity
+
+    @property
+    def _producer_cannot_add(self) -> bool:
+        return (self._putting and self._is_full) or self._window.blocked or self._window.ended
+
+    def _choose(self, rows: int, tokens: int | None, spread: float) -> Batch:
+        waiting = [Waiting(p.index, p.prepared.length, p.max_new_tokens) for p in self._waiting.values()]
+        return choose(waiting, rows, tokens=tokens, spread=spread, due=self._passed >= PATIENCE)
+
+    def _remove(self, batch: Batch) -> tuple[Prompt, ...]:
+        prompts = list(self._waiting.values())
+        chosen = tuple(prompts[i] for i in batch.positions)
+        if chosen:
+            urgent = min(self._waiting)
+            for prompt in chosen:
+                del self._waiting[prompt.index]
+            # Counted for one prompt at a time: a retry that is more urgent starts its own count.
+            passed_over = urgent in self._waiting
+            self._passed = (self._passed + 1 if urgent == self._urgent else 1) if passed_over else 0
+            self._urgent = urgent
+            self._bell.ring()
+        return chosen

@@ -1,0 +1,143 @@
+"""What flows: Prompt -> Completion -> Verdict -> Story or Rejection. Immutable values, no behaviour to mock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypedDict
+
+from asyncgen import seeds
+
+__all__ = [
+    "Completion",
+    "FinishReason",
+    "Message",
+    "Prepared",
+    "Prompt",
+    "Record",
+    "Rejection",
+    "Story",
+    "Verdict",
+]
+
+FinishReason = Literal["stop", "length", "error"]
+"""``stop``: end-of-text or a stop string; ``length``: the token limit; ``error``: no usable text, see ``error``."""
+
+
+class Message(TypedDict):
+    """One chat turn."""
+
+    role: str  # "system", "user" or "assistant"
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A prompt as the backend wants it: ``token_ids`` for a local model, ``text`` for one that tokenises itself.
+
+    ``length`` is the number of tokens that the prompt occupies in a batch, any padding the backend decides by the
+    prompt alone included; batches are packed by it.
+    """
+
+    length: int
+    token_ids: tuple[int, ...] = ()
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One attempt at one index of the plan."""
+
+    index: int
+    messages: tuple[Message, ...]
+    seed: int = 0
+    """Sampling seed of this attempt, 63 bits."""
+    max_new_tokens: int = 512
+    attempt: int = 1
+    selected_words: Mapping[str, str] = field(default_factory=dict)
+    """Placeholder -> word, as ``{"word1": "moon"}``; empty if the source has none."""
+    additional_condition: str = ""
+    shots: tuple[str, ...] = ()
+    """The answers of the k-shot examples in ``messages``: what a completion must not copy."""
+    source: str = "template"
+    history: tuple[tuple[str, ...], ...] = ()
+    """Reasons of each earlier attempt."""
+    prepared: Prepared = Prepared(0)
+
+    def next_attempt(self, reasons: Sequence[str], run_seed: int) -> Prompt:
+        """The same prompt again, with the sampling seed of its next attempt and ``reasons`` kept."""
+        attempt = self.attempt + 1
+        return replace(
+            self,
+            attempt=attempt,
+            seed=seeds.sampling_seed(run_seed, self.index, attempt),
+            history=(*self.history, tuple(reasons)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a backend made of a prompt."""
+
+    prompt: Prompt
+    text: str
+    tokens: int
+    """Tokens generated, the end-of-text token not counted."""
+    seconds: float
+    """From the row's admission to its end."""
+    finish_reason: FinishReason
+    error: str = ""
+    """Why there is no text, if ``finish_reason`` is ``error``; such an attempt is rejected with this reason."""
+    retryable: bool = True
+    """False when another attempt cannot differ (a prompt that does not fit, say)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A completion, judged: accepted if there are no reasons against it."""
+
+    completion: Completion
+    reasons: tuple[str, ...]
+    """One text each; the part before the first colon names the kind of reason and is what statistics count."""
+    quality: float
+    """In [0, 1]."""
+    word_count: int
+
+    @property
+    def accepted(self) -> bool:
+        """Whether nothing speaks against it."""
+        return not self.reasons
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One line on disk, with the brief's keys; everything else is inside ``metadata``."""
+
+    story_id: str
+    prompt_id: str
+    content: str
+    word_count: int
+    generation_time: float
+    tokens_generated: int
+    tokens_per_second: float
+    metadata: Mapping[str, object]
+
+    @property
+    def index(self) -> int:
+        """Place in the plan, from 0."""
+        index = self.metadata["index"]
+        assert isinstance(index, int)
+        return index
+
+
+@dataclass(frozen=True, slots=True)
+class Story(Record):
+    """An accepted record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection(Record):
+    """An index that failed all its attempts; ``content`` is the last one's."""
+
+    reasons: tuple[tuple[str, ...], ...]
+    """One group of reasons an attempt."""
