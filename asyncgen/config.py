@@ -194,6 +194,8 @@ class Config(_Section):
     """Stop the run when more than this share of the last 200 decided indices was rejected."""
     window: Annotated[int, Field(ge=1)] | None = None
     """Indices planned and not yet decided, at most; null is 4 x rows x max_attempts, at least 256."""
+    validation: Validation = Validation()
+    """What a story must fulfil."""
 
     @property
     def shots(self) -> int:

@@ -1,0 +1,137 @@
+"""Counters and clocks of a run. ``Snapshot`` is what views read: immutable, and addable across runs or workers."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from asyncgen.records import Verdict
+
+__all__ = ["Metrics", "Snapshot"]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The state of a run at one moment. Times in seconds; ``+`` adds everything up."""
+
+    goal: int | None = None
+    """Accepted stories wanted; None: no end."""
+    accepted: int = 0
+    """Stories accepted, those of earlier sessions of the same output included."""
+    rejected: int = 0
+    """Indices rejected after all their attempts, earlier sessions included."""
+    accepted_before: int = 0
+    """Stories that were on disk when this session began."""
+    attempts: int = 0
+    """Completions judged in this session."""
+    accepted_attempts: int = 0
+    """Of these, accepted by the validators."""
+    first_attempts: int = 0
+    """Completions judged that were first attempts."""
+    accepted_first: int = 0
+    """Of these, accepted by the validators."""
+    tokens: int = 0
+    """Tokens of the completions judged in this session."""
+    seconds: float = 0.0
+    """Since generation began."""
+    busy_seconds: float = 0.0
+    """Time the generator was at work."""
+    reasons: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    """Rejected attempts by kind of reason."""
+    depths: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    """What waits where: ``prompts`` before the generator, ``completions``, ``verdicts``, ``in order`` (waiting for a
+    lower index), and ``undecided`` of ``window``."""
+
+    @property
+    def new(self) -> int:
+        """Stories accepted in this session."""
+        return self.accepted - self.accepted_before
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens a second since generation began."""
+        return self.tokens / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def stories_per_second(self) -> float:
+        """Stories accepted a second since generation began."""
+        return self.new / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def busy(self) -> float:
+        """Share of the time the generator was at work, in [0, 1]."""
+        return min(1.0, self.busy_seconds / self.seconds) if self.seconds > 0 else 0.0
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """Time to the goal at the pace so far; None if there is no goal or no pace yet."""
+        if self.goal is None or not self.new:
+            return None
+        return (self.goal - self.accepted) / self.stories_per_second
+
+    def __add__(self, other: Snapshot) -> Snapshot:
+        goal = None if self.goal is None or other.goal is None else self.goal + other.goal
+        sums = {
+            name: getattr(self, name) + getattr(other, name)
+            for name in self.__slots__
+            if name not in ("goal", "reasons", "depths")
+        }
+        return Snapshot(
+            goal=goal,
+            reasons=_added(self.reasons, other.reasons),
+            depths=_added(self.depths, other.depths),
+            **sums,
+        )
+
+
+class Metrics:
+    """What the stages count; one object a run, touched on the event loop only."""
+
+    def __init__(self) -> None:
+        self.attempts = 0
+        self.accepted_attempts = 0
+        self.first_attempts = 0
+        self.accepted_first = 0
+        self.tokens = 0
+        self.reasons: Counter[str] = Counter()
+        self._began: float | None = None
+        self._ended: float | None = None
+
+    def begin(self) -> None:
+        """Starts the clock."""
+        self._began = time.monotonic()
+
+    def end(self) -> None:
+        """Stops the clock."""
+        self._ended = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Time on the clock."""
+        if self._began is None:
+            return 0.0
+        return (time.monotonic() if self._ended is None else self._ended) - self._began
+
+    def judged(self, verdicts: Iterable[Verdict]) -> None:
+        """Counts verdicts of the validators."""
+        for verdict in verdicts:
+            first = verdict.completion.prompt.attempt == 1
+            self.attempts += 1
+            self.first_attempts += first
+            self.tokens += verdict.completion.tokens
+            if verdict.accepted:
+                self.accepted_attempts += 1
+                self.accepted_first += first
+            else:
+                self.refused(verdict.reasons)
+
+    def refused(self, reasons: Iterable[str]) -> None:
+        """Counts the reasons of one refused attempt, by kind: the part before the colon."""
+        self.reasons.update(reason.partition(":")[0] for reason in reasons)
+
+
+def _added(one: Mapping[str, int], other: Mapping[str, int]) -> Mapping[str, int]:
+    return MappingProxyType({key: one.get(key, 0) + other.get(key, 0) for key in {**one, **other}})

@@ -1,0 +1,139 @@
+"""Verdicts arrive in any order; decisions leave in index order, each index exactly once.
+
+Pure: no I/O, no clock, no tasks. The pipeline's commit stage acts on what ``Ordering`` decides.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields, replace
+
+from asyncgen import seeds
+from asyncgen.config import Config
+from asyncgen.records import Prompt, Rejection, Story, Verdict
+
+__all__ = ["HOPELESS_AFTER", "Decisions", "Ordering", "next_attempt"]
+
+HOPELESS_AFTER = 200
+"""Decided indices over which ``max_rejection_rate`` is taken."""
+
+REPEAT = "repeat: equal to an earlier story of this run"
+
+
+@dataclass(frozen=True, slots=True)
+class Decisions:
+    """What ``Ordering.add`` made of the verdicts so far."""
+
+    records: tuple[Story | Rejection, ...]
+    """Indices decided now, in index order, following without a gap on those before."""
+    retries: tuple[Prompt, ...]
+    """Attempts to make again because their text repeats an earlier story."""
+    hopeless: bool
+    """Too many of the last indices were rejected: write these records and stop."""
+
+
+def next_attempt(verdict: Verdict, config: Config) -> Prompt | None:
+    """The prompt's next attempt after a rejection, or None if it has no more (or another could not differ)."""
+    completion = verdict.completion
+    if not completion.retryable or completion.prompt.attempt >= config.attempts:
+        return None
+    return completion.prompt.next_attempt(verdict.reasons, config.seed)
+
+
+class Ordering:
+    """Puts verdicts in index order, finds repeats, and makes the records that go to disk.
+
+    A verdict given to ``add`` is final for its index (accepted, or rejected with no attempt left), except that an
+    accepted one whose text was already seen turns into a rejection here, where "already" has a meaning: in index order.
+    """
+
+    def __init__(
+        self, config: Config, is_new: Callable[[str], bool], *, start: int = 0, accepted: int = 0, rejected: int = 0
+    ) -> None:
+        self._config = config
+        self._is_new = is_new
+        self._waiting: dict[int, Verdict] = {}
+        self._recent: deque[bool] = deque(maxlen=HOPELESS_AFTER)
+        self._next = start
+        self._hopeless = False
+        self.accepted = accepted
+        self.rejected = rejected
+        self.repeats = 0
+        """Attempts refused here because they repeat an earlier story."""
+
+    def __len__(self) -> int:
+        """Verdicts that wait for a lower index."""
+        return len(self._waiting)
+
+    def add(self, verdicts: Iterable[Verdict]) -> Decisions:
+        """Takes verdicts in and returns what they decide."""
+        for verdict in verdicts:
+            self._waiting[verdict.completion.prompt.index] = verdict
+        records: list[Story | Rejection] = []
+        retries: list[Prompt] = []
+        while not self._hopeless and self._next in self._waiting:
+            verdict = self._without_repeat(self._waiting.pop(self._next))
+            if retry := self._retry_of_repeat(verdict):
+                retries.append(retry)
+                break
+            records.append(self._decide(verdict))
+        return Decisions(tuple(records), tuple(retries), self._hopeless)
+
+    def summary(self) -> str:
+        """How the last decided indices went, in words."""
+        rejected = self._recent.count(False)
+        return f"{rejected} of the last {len(self._recent)} prompts were rejected"
+
+    def _without_repeat(self, verdict: Verdict) -> Verdict:
+        checked = verdict.accepted and self._config.validation.reject_repeats
+        if not checked or self._is_new(verdict.completion.text):
+            return verdict
+        self.repeats += 1
+        return replace(verdict, reasons=(REPEAT,))
+
+    def _retry_of_repeat(self, verdict: Verdict) -> Prompt | None:
+        return next_attempt(verdict, self._config) if verdict.reasons == (REPEAT,) else None
+
+    def _decide(self, verdict: Verdict) -> Story | Rejection:
+        accepted = verdict.accepted
+        self.accepted += accepted
+        self.rejected += not accepted
+        self._next += 1
+        self._recent.append(accepted)
+        if len(self._recent) == HOPELESS_AFTER:
+            share = self._recent.count(False) / HOPELESS_AFTER
+            self._hopeless = share > self._config.max_rejection_rate
+        return self._record(verdict)
+
+    def _record(self, verdict: Verdict) -> Story | Rejection:
+        completion = verdict.completion
+        prompt = completion.prompt
+        metadata = {
+            "selected_words": dict(prompt.selected_words),
+            "additional_condition": prompt.additional_condition,
+            "k_shot_count": len(prompt.shots),
+            "index": prompt.index,
+            "accepted": self.accepted,
+            "rejected": self.rejected,
+            "seed": prompt.seed,
+            "attempt": prompt.attempt,
+            "quality": round(verdict.quality, 4),
+            "finish_reason": completion.finish_reason,
+            "source": prompt.source,
+        }
+        story = Story(
+            story_id=seeds.story_id(self._config.seed, prompt.index),
+            prompt_id=seeds.prompt_id(prompt.index),
+            content=completion.text,
+            word_count=verdict.word_count,
+            generation_time=round(completion.seconds, 4),
+            tokens_generated=completion.tokens,
+            tokens_per_second=round(completion.tokens / completion.seconds, 1) if completion.seconds > 0 else 0.0,
+            metadata=metadata,
+        )
+        if verdict.accepted:
+            return story
+        return Rejection(
+            **{f.name: getattr(story, f.name) for f in fields(Story)}, reasons=(*prompt.history, verdict.reasons)
+        )
