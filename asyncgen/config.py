@@ -28,7 +28,7 @@ __all__ = [
 
 
 class _Section(BaseModel):
-    """Base of every part of the configuration: immutable, unknown keys refused, no silent conversions."""
+    """Base of every part of the configuration: immutable, unknown keys refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 

@@ -123,6 +123,8 @@ class Window:
         self._waited_for = False
         self.ended = False
         """Nothing will be planned any more."""
+        self.abandoned = False
+        """What is undecided will stay so: the run is stopping."""
 
     @property
     def undecided(self) -> int:
@@ -174,9 +176,14 @@ class Window:
         self.ended = True
         self.bell.ring()
 
+    def abandon(self) -> None:
+        """Ends planning and gives up what is undecided: a stopped run plans it again when it is resumed."""
+        self.abandoned = True
+        self.end()
+
     async def wait_until_settled(self) -> None:
-        """Waits until planning has ended and every planned index is decided."""
-        while not (self.ended and self.undecided == 0):
+        """Waits until planning has ended and every planned index is decided (or given up)."""
+        while not (self.ended and (self.abandoned or self.undecided == 0)):
             await self.bell.wait()
 
 

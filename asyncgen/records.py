@@ -64,6 +64,10 @@ class Prompt:
     """Reasons of each earlier attempt."""
     prepared: Prepared = Prepared(0)
 
+    def with_prepared(self, prepared: Prepared) -> Prompt:
+        """The same prompt, ready for the backend."""
+        return replace(self, prepared=prepared)
+
     def next_attempt(self, reasons: Sequence[str], run_seed: int) -> Prompt:
         """The same prompt again, with the sampling seed of its next attempt and ``reasons`` kept."""
         attempt = self.attempt + 1

@@ -1,0 +1,307 @@
+"""THE STORY: wires the stages, top to bottom as in the diagram.
+
+      plan -> produce -> [PromptPool] -> generate -> [completions] -> validate -> [verdicts] -> commit -> sink
+                 ^            ^                                          |                        |
+                 |            '------ retry: same prompt, next attempt --+---- repeat found ------'
+                 '-------------------- Window: what is planned and not yet decided ---------------'
+
+``Flow`` is the graph, whatever stands at its two ends; ``run`` ends it in files, ``open_pipeline`` in a stream for
+the caller's own loop. Every [name] is bounded, and every stream has room for the whole window, so inside it no send
+ever blocks. Knows nothing about signals, terminals or exit codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from types import MappingProxyType
+
+import anyio
+import anyio.lowlevel
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from asyncgen.backends import Backend, open_backend
+from asyncgen.config import Config
+from asyncgen.errors import BackendFailed, PromptTooLong, SourcesEnded, TooManyRejections
+from asyncgen.metrics import Metrics, Snapshot
+from asyncgen.ordering import Ordering, next_attempt
+from asyncgen.output import Seen
+from asyncgen.packing import PromptPool, Window
+from asyncgen.prompts import PromptSource, open_source
+from asyncgen.records import Completion, Prompt, Rejection, Story, Verdict
+from asyncgen.validators import Validator, fingerprint64
+
+__all__ = ["Flow", "Sink", "Stories", "open_pipeline", "single_cause"]
+
+GROUP = 32
+"""Prompts planned and prepared at a time."""
+
+SLICE = 16
+"""Completions judged between two checkpoints of the event loop: a millisecond or two."""
+
+Sink = Callable[[Sequence[Story | Rejection]], Awaitable[None]]
+"""Takes decided records, in index order."""
+
+
+class Flow:
+    """The stages of one run and what they share. ``run`` it once."""
+
+    def __init__(
+        self,
+        config: Config,
+        source: PromptSource,
+        backend: Backend,
+        *,
+        start: int = 0,
+        accepted: int = 0,
+        rejected: int = 0,
+        seen: Seen | None = None,
+    ) -> None:
+        self.config = config
+        self.source = source
+        self.backend = backend
+        self.start = start
+        self.window = Window(_window_size(config, backend), config.num_stories, start=start, accepted=accepted)
+        self.pool = PromptPool(self.window)
+        self.metrics = Metrics()
+        self.judge = Validator(config.validation)
+        repeats = Seen() if seen is None else seen
+        self.ordering = Ordering(
+            config, lambda text: repeats.add(fingerprint64(text)), start=start, accepted=accepted, rejected=rejected
+        )
+        self.sources_ended = False
+        self.stopped = False
+        self._accepted_before = accepted
+        self._planning = anyio.CancelScope()
+        self._threads = anyio.CapacityLimiter(1)  # our own, never the application's default tokens
+        self._completions, self._completions_in = anyio.create_memory_object_stream[tuple[Completion, ...]](
+            self.window.size
+        )
+        self._verdicts, self._verdicts_in = anyio.create_memory_object_stream[tuple[Verdict, ...]](self.window.size)
+
+    async def run(self, sink: Sink) -> None:
+        """Runs all stages until the goal is reached, the sources end, ``stop`` is called or something fails.
+
+        Raises TooManyRejections, or SourcesEnded if the sources gave fewer than ``num_stories`` accepted stories, or
+        what a stage or the sink raised.
+        """
+        refusals = self._completions.clone()
+        with self._completions, refusals, self._completions_in, self._verdicts, self._verdicts_in, single_cause():
+            self.metrics.begin()
+            try:
+                async with anyio.create_task_group() as stages:
+                    stages.start_soon(self._close_pool_when_settled)  # first: it must be there whoever fails next
+                    stages.start_soon(self._produce, refusals)
+                    stages.start_soon(self._generate, self._completions)
+                    stages.start_soon(self._validate, self._completions_in, self._verdicts)
+                    stages.start_soon(self._commit, self._verdicts_in, sink)
+            finally:
+                self.metrics.end()
+        self._check_end()
+
+    def stop(self) -> None:
+        """Stops planning and lets go of what waits; what the generator holds is finished, judged and committed."""
+        self.stopped = True
+        self._planning.cancel()
+        self.window.abandon()
+
+    async def _produce(self, refusals: MemoryObjectSendStream[tuple[Completion, ...]]) -> None:
+        """Plans prompts while the window has room, prepares them off the loop, and puts them into the pool."""
+        index = self.start
+        with refusals, self._planning:
+            try:
+                while room := await self.window.wait_for_room():
+                    drafts = await self.source.take(index, min(room, GROUP))
+                    if not drafts:
+                        self.sources_ended = True
+                        break
+                    self.window.plan(len(drafts))
+                    index += len(drafts)
+                    ready, refused = await anyio.to_thread.run_sync(self._prepare, drafts, limiter=self._threads)
+                    if refused:
+                        refusals.send_nowait(refused)
+                    await self.pool.put(ready)
+            finally:
+                self.window.end()
+
+    def _prepare(self, drafts: Sequence[Prompt]) -> tuple[list[Prompt], tuple[Completion, ...]]:
+        """Renders and tokenises, in a worker thread; a prompt that cannot fit is a completion without text."""
+        ready: list[Prompt] = []
+        refused: list[Completion] = []
+        for draft in drafts:
+            try:
+                ready.append(draft.with_prepared(self.backend.prepare(draft.messages, draft.max_new_tokens)))
+            except PromptTooLong as error:
+                refused.append(Completion(draft, "", 0, 0.0, "error", error=error.message, retryable=False))
+        return ready, tuple(refused)
+
+    async def _generate(self, completions: MemoryObjectSendStream[tuple[Completion, ...]]) -> None:
+        """Lets the backend pull from the pool until it is closed."""
+        with completions:
+            await self.backend.run(self.pool, completions)
+
+    async def _validate(
+        self,
+        completions: MemoryObjectReceiveStream[tuple[Completion, ...]],
+        verdicts: MemoryObjectSendStream[tuple[Verdict, ...]],
+    ) -> None:
+        """Judges completions; those rejected with attempts left go back into the pool, the rest goes on."""
+        with verdicts:
+            async for group in completions:
+                for at in range(0, len(group), SLICE):
+                    judged = [self.judge(completion) for completion in group[at : at + SLICE]]
+                    self.metrics.judged(judged)
+                    final = tuple(verdict for verdict in judged if not self._tries_again(verdict))
+                    if final:
+                        await verdicts.send(final)
+                    await anyio.lowlevel.checkpoint()
+
+    def _tries_again(self, verdict: Verdict) -> bool:
+        if verdict.accepted or (retry := next_attempt(verdict, self.config)) is None:
+            return False
+        self.pool.retry(retry)
+        return True
+
+    async def _commit(self, verdicts: MemoryObjectReceiveStream[tuple[Verdict, ...]], sink: Sink) -> None:
+        """Puts verdicts in index order, refuses repeats, hands records to the sink and frees the window."""
+        async for group in verdicts:
+            decisions = self.ordering.add([*group, *_what_else_is_there(verdicts)])
+            for retry in decisions.retries:
+                self.metrics.refused(retry.history[-1])
+                self.pool.retry(retry)
+            if decisions.records:
+                await sink(decisions.records)
+                for record in decisions.records:
+                    self.window.decide(accepted=isinstance(record, Story))
+            if decisions.hopeless:
+                raise TooManyRejections(
+                    f"{self.ordering.summary()} (max_rejection_rate is {self.config.max_rejection_rate}); "
+                    f"most frequent reasons: {_most_frequent(self.metrics)}",
+                    hint="look at the rejected file; mend the template, the model or the validation, then run again",
+                )
+
+    async def _close_pool_when_settled(self) -> None:
+        """Ends the flow: the graph has a cycle, so closed streams alone never would. Also when cancelled: the
+        generator's thread may be waiting in ``take``, where no cancellation reaches it.
+        """
+        try:
+            await self.window.wait_until_settled()
+        finally:
+            self.pool.close()
+
+    def _check_end(self) -> None:
+        if self.stopped:
+            return
+        if self.window.undecided:
+            raise BackendFailed(f"the backend ended with {self.window.undecided} prompts unanswered")
+        if self.sources_ended and self.config.num_stories is not None and not self.window.reached:
+            raise SourcesEnded(
+                f"the sources ended after {self.window.planned} prompts: "
+                f"{self.window.accepted} of {self.config.num_stories} stories accepted",
+                hint="add prompts to the source, or lower num_stories",
+            )
+
+    def snapshot(self) -> Snapshot:
+        """The state of the run now; views only read this."""
+        depths = {
+            "prompts": len(self.pool),
+            "completions": self._completions.statistics().current_buffer_used,
+            "verdicts": self._verdicts.statistics().current_buffer_used,
+            "in order": len(self.ordering),
+            "undecided": self.window.undecided,
+            "window": self.window.size,
+        }
+        metrics = self.metrics
+        return Snapshot(
+            goal=self.config.num_stories,
+            accepted=self.ordering.accepted,
+            rejected=self.ordering.rejected,
+            accepted_before=self._accepted_before,
+            attempts=metrics.attempts,
+            accepted_attempts=metrics.accepted_attempts,
+            first_attempts=metrics.first_attempts,
+            accepted_first=metrics.accepted_first,
+            tokens=metrics.tokens,
+            seconds=metrics.seconds,
+            busy_seconds=self.backend.snapshot().busy_seconds,
+            reasons=MappingProxyType(dict(metrics.reasons.most_common())),
+            depths=MappingProxyType(depths),
+        )
+
+
+class Stories:
+    """Accepted stories in index order, to be read with ``async for``; ``snapshot()`` tells how it goes."""
+
+    def __init__(self, stories: MemoryObjectReceiveStream[Story], flow: Flow) -> None:
+        self._stories = stories
+        self._flow = flow
+
+    def __aiter__(self) -> AsyncIterator[Story]:
+        return self._stories.__aiter__()
+
+    def snapshot(self) -> Snapshot:
+        """The state of the pipeline now."""
+        return self._flow.snapshot()
+
+
+@asynccontextmanager
+async def open_pipeline(config: Config, *, start: int = 0) -> AsyncIterator[Stories]:
+    """The stages of a run, into your own loop; writes nothing.
+
+    Yields accepted stories in index order, from index ``start`` of the plan (one past the ``metadata["index"]`` you
+    kept last resumes). Leaving the block early stops everything within one decode step of the model. A slow reader
+    slows the generator; nothing piles up beyond the window. ``num_stories`` counts from ``start``.
+
+    Raises what ``run`` raises, on leaving the block.
+    """
+    with single_cause():
+        async with open_source(config) as source, open_backend(config) as backend:
+            flow = Flow(config, source, backend, start=start)
+            stories, stories_in = anyio.create_memory_object_stream[Story]()
+            with stories, stories_in:
+                async with anyio.create_task_group() as group:
+                    group.start_soon(_run_into, flow, stories)
+                    yield Stories(stories_in, flow)
+                    group.cancel_scope.cancel()
+
+
+async def _run_into(flow: Flow, stories: MemoryObjectSendStream[Story]) -> None:
+    async def send(records: Sequence[Story | Rejection]) -> None:
+        for record in records:
+            if isinstance(record, Story):
+                await stories.send(record)
+
+    with stories:
+        await flow.run(send)
+
+
+@contextmanager
+def single_cause() -> Iterator[None]:
+    """Lets a single cause leave its exception groups; several leave together."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        cause: BaseException = group
+        while isinstance(cause, BaseExceptionGroup) and len(cause.exceptions) == 1:
+            cause = cause.exceptions[0]
+        if cause is group:
+            raise
+        raise cause from cause.__cause__
+
+
+def _window_size(config: Config, backend: Backend) -> int:
+    rows = backend.limits.rows
+    size = max(256, 4 * rows * config.attempts) if config.window is None else config.window
+    return max(size, 2 * rows)
+
+
+def _what_else_is_there(verdicts: MemoryObjectReceiveStream[tuple[Verdict, ...]]) -> list[Verdict]:
+    """What waits in the stream, without waiting: one write then carries all of it."""
+    found: list[Verdict] = []
+    for _ in range(verdicts.statistics().current_buffer_used):
+        found.extend(verdicts.receive_nowait())
+    return found
+
+
+def _most_frequent(metrics: Metrics) -> str:
+    return ", ".join(f"{reason} ({count})" for reason, count in metrics.reasons.most_common(3)) or "none"

@@ -1,0 +1,155 @@
+"""Reads one YAML or JSON file of settings into plain values, remembering the line of every key.
+
+YAML as a configuration needs it: no tags, no anchors, no duplicate keys, bounded size and depth, so that a hostile
+file costs nothing (an alias bomb of 340 bytes can otherwise cost a gigabyte). Knows nothing about asyncgen's settings.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from asyncgen.errors import ConfigError
+
+__all__ = ["MAX_BYTES", "Key", "parse_value", "read_mapping"]
+
+MAX_BYTES = 1_000_000
+MAX_DEPTH = 20
+
+Key = tuple[str | int, ...]
+"""Where a value stands: ``("generation", "temperature")``."""
+
+_TAGS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map"))
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader without dates (they stay text) and with floats such as 1e-3 (text in YAML 1.1)."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith((":timestamp", ":float", ":merge"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\d[\d_]*\.[\d_]*(?:[eE][-+]?\d+)?|\.\d[\d_]*(?:[eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+)$"),
+    list("-+0123456789."),
+)
+
+
+def read_mapping(path: Path) -> tuple[dict[str, Any], dict[Key, int]]:
+    """The mapping in ``path`` (an empty file is an empty mapping) and the line, from 1, of every key in it.
+
+    Raises ConfigError, naming file and line, for a file that is missing, too large, not UTF-8 or not such a mapping.
+    """
+    text = _read_text(path)
+    lines: dict[Key, int] = {}
+    value = _parse_json(text, str(path)) if path.suffix == ".json" else _parse(text, str(path), lines)
+    if value is None:
+        return {}, lines
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}:1: found a {_kind(value)}, expected a mapping of settings (key: value)")
+    return value, lines
+
+
+def parse_value(text: str, where: str) -> Any:
+    """One YAML value, as in ``--set key=value``; ``where`` stands in the error."""
+    return _parse(text, where, {})
+
+
+def _read_text(path: Path) -> str:
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise ConfigError(f"{path}: {size} bytes, a configuration has at most {MAX_BYTES}")
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path}: no such file", hint=f"write one with: python -m asyncgen init {path.name}"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _parse(text: str, where: str, lines: dict[Key, int]) -> Any:
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        return None if node is None else _Reader(loader, where, lines).value(node, ())
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
+        raise ConfigError(f"{where}{line}: not valid YAML: {problem}") from None
+    except RecursionError:
+        raise ConfigError(f"{where}: nested more than {MAX_DEPTH} levels deep") from None
+    except ValueError as error:  # PyYAML's number constructors
+        raise ConfigError(f"{where}: not valid YAML: {error}") from None
+    finally:
+        loader.dispose()
+
+
+class _Reader:
+    """Turns YAML nodes into plain values, refusing what a configuration does not need."""
+
+    def __init__(self, loader: _Loader, where: str, lines: dict[Key, int]) -> None:
+        self._loader = loader
+        self._where = where
+        self._lines = lines
+        self._seen: set[int] = set()
+
+    def value(self, node: yaml.Node, key: Key) -> Any:
+        here = f"{self._where}:{node.start_mark.line + 1}"
+        if id(node) in self._seen:
+            raise ConfigError(f"{here}: anchors and aliases (&, *) are not supported; write the value out")
+        self._seen.add(id(node))
+        if node.tag not in _TAGS:
+            raise ConfigError(f"{here}: the tag {node.tag!r} is not allowed; only plain values are")
+        if len(key) > MAX_DEPTH:
+            raise ConfigError(f"{here}: nested more than {MAX_DEPTH} levels deep")
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, key)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.value(item, (*key, at)) for at, item in enumerate(node.value)]
+        return self._loader.construct_object(node)
+
+    def _mapping(self, node: yaml.MappingNode, key: Key) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise ConfigError(f"{self._where}:{line}: a key must be a plain text")
+            name = str(key_node.value)
+            if name in values:
+                first = self._lines[*key, name]
+                raise ConfigError(f"{self._where}:{line}: the key {name!r} stands there twice, first on line {first}")
+            self._lines[*key, name] = line
+            values[name] = self.value(value_node, (*key, name))
+        return values
+
+
+def _parse_json(text: str, where: str) -> Any:
+    def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in values:
+                raise ConfigError(f"{where}: the key {name!r} stands there twice")
+            values[name] = value
+        return values
+
+    try:
+        return json.loads(text, object_pairs_hook=without_duplicates)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{where}:{error.lineno}: not valid JSON: {error.msg} (column {error.colno})") from None
+    except RecursionError:
+        raise ConfigError(f"{where}: nested more than {MAX_DEPTH} levels deep") from None
+
+
+def _kind(value: object) -> str:
+    return {list: "list", str: "text", bool: "boolean", int: "number", float: "number"}.get(type(value), "value")
