@@ -1,4 +1,4 @@
-"""What every backend offers the pipeline: ``prepare``, ``run`` and ``limits``. Knows nothing about torch."""
+"""What every backend offers the pipeline: ``prepare``, ``run``, ``limits``, ``snapshot``. Knows nothing about torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from anyio.streams.memory import MemoryObjectSendStream
 from asyncgen.packing import PromptPool
 from asyncgen.records import Completion, Message, Prepared
 
-__all__ = ["Backend", "Completions", "Limits"]
+__all__ = ["Backend", "BackendSnapshot", "Completions", "Limits"]
 
 Completions = MemoryObjectSendStream[tuple[Completion, ...]]
 
@@ -24,6 +24,43 @@ class Limits:
     """Prompt and new tokens of one row, at most."""
     rows: int
     """Rows generated at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackendSnapshot:
+    """What a backend has done so far; immutable, and two of them add up (several engines, one display)."""
+
+    busy_seconds: float = 0.0
+    """Time spent generating, the batch in progress included."""
+    tokens: int = 0
+    """Tokens generated for prompts (end-of-text not counted), those of the batch in progress included."""
+    batches: int = 0
+    """Batches begun; a batch that was split counts once for each part that was tried."""
+    rows_running: int = 0
+    """Prompts being generated now and not yet finished."""
+    rows_filled: int = 0
+    """Rows of all batches that held a prompt."""
+    rows_offered: int = 0
+    """Rows that all batches had room for; ``rows_filled / rows_offered`` is how well the batches were filled."""
+    cells: int = 0
+    """Prompt tokens computed, padding and dummy rows included."""
+    padded_cells: int = 0
+    """Those of ``cells`` that were padding or dummy rows."""
+    out_of_memory: int = 0
+    """Batches that did not fit into memory and were tried again in parts."""
+
+    def __add__(self, other: BackendSnapshot) -> BackendSnapshot:
+        return BackendSnapshot(
+            self.busy_seconds + other.busy_seconds,
+            self.tokens + other.tokens,
+            self.batches + other.batches,
+            self.rows_running + other.rows_running,
+            self.rows_filled + other.rows_filled,
+            self.rows_offered + other.rows_offered,
+            self.cells + other.cells,
+            self.padded_cells + other.padded_cells,
+            self.out_of_memory + other.out_of_memory,
+        )
 
 
 class Backend(Protocol):
@@ -45,3 +82,6 @@ class Backend(Protocol):
         Every prompt taken gives exactly one completion. Cancelled, it returns within one decode step. It does not
         close ``completions``; the pipeline's generate stage does.
         """
+
+    def snapshot(self) -> BackendSnapshot:
+        """What it has done so far. Cheap, and safe to call from the event loop while a batch is being generated."""
