@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from asyncgen.resources import BUNDLED_MODEL
 
@@ -60,7 +60,7 @@ class AutoBackend(_LocalModel):
     """The fastest local backend that the model allows."""
 
     kind: Literal["auto"] = "auto"
-    """`auto`."""
+    """`auto`, `static` (works for every model) or `echo` (no model at all: for trying things out)."""
 
 
 class StaticBackend(_LocalModel):
@@ -85,7 +85,15 @@ class EchoBackend(_Section):
     """Context length it claims, in tokens (it counts words)."""
 
 
-Backend = Annotated[AutoBackend | StaticBackend | EchoBackend, Field(discriminator="kind")]
+def _kind(section: Any) -> str:
+    """Which member of a union of sections is meant; a backend section without a kind is `auto`."""
+    return str(section.get("kind", "auto")) if isinstance(section, dict) else str(getattr(section, "kind", ""))
+
+
+Backend = Annotated[
+    Annotated[AutoBackend, Tag("auto")] | Annotated[StaticBackend, Tag("static")] | Annotated[EchoBackend, Tag("echo")],
+    Discriminator(_kind),
+]
 
 
 class Generation(_Section):

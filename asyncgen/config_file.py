@@ -23,10 +23,13 @@ from asyncgen.yaml_file import Key, parse_value, read_mapping
 __all__ = ["load_config"]
 
 _PATHS: tuple[str, ...] = ("output_path", "vocabulary_path", "features_path", "conversation_path")
+_SAYS_WHAT_IT_FOUND = frozenset(
+    {"extra_forbidden", "value_error", "missing", "union_tag_invalid", "union_tag_not_found"}
+)
 
 
 def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
-    """The configuration in ``path`` (YAML or JSON; None: all defaults), changed by ``overrides`` (``generation.top_k=50``).
+    """The configuration in ``path`` (YAML or JSON; None: defaults), changed by ``overrides`` (``generation.top_k=50``).
 
     Raises ConfigError; its message has one line for everything that is wrong, each naming file and line, or the
     override, the key, what was found and what is allowed.
@@ -90,26 +93,37 @@ def _problems(
 ) -> list[str]:
     """One line for each key with which something is wrong."""
     messages: dict[Key, list[str]] = {}
+    found: dict[Key, str] = {}
     for details in error.errors():
         key = _key_in_file(details["loc"], values)
         messages.setdefault(key, []).append(_message(details, key, values))
+        if details["type"] not in _SAYS_WHAT_IT_FOUND and not isinstance(details["input"], dict | list):
+            found[key] = f", found {json.dumps(details['input'], ensure_ascii=False)}"
     lines = []
     for key, texts in messages.items():
+        if any(other[: len(key)] == key for other in messages if other != key):
+            continue  # what is wrong inside explains it
         origin = next((origins[key[:n]] for n in range(len(key), 0, -1) if key[:n] in origins), default_origin)
         name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key).lstrip(".")
-        lines.append(": ".join(part for part in (str(origin), name, " or ".join(texts)) if part))
+        lines.append(": ".join(part for part in (str(origin), name, " or ".join(texts)) if part) + found.get(key, ""))
     return lines
 
 
 def _message(details: ErrorDetails, key: Key, values: dict[str, Any]) -> str:
     if details["type"] == "extra_forbidden":
         return f"unknown key{_did_you_mean(key, values)}"
+    if details["type"].startswith("union_tag"):
+        return _unknown_kind(details)
     message = details["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
-    found = details["input"]
-    if details["type"] == "value_error" or isinstance(found, dict | list):
-        return message
-    return f"{message}, found {json.dumps(found, ensure_ascii=False)}"
+    return message[:1].lower() + message[1:]
+
+
+def _unknown_kind(details: ErrorDetails) -> str:
+    allowed = details.get("ctx", {}).get("expected_tags", "'template', 'jsonl'")
+    section = details["input"]
+    if not isinstance(section, dict):
+        return f"found {json.dumps(section, ensure_ascii=False)}, expected a section with a kind: {allowed}"
+    return f"found kind {section['kind']!r}, allowed: {allowed}" if "kind" in section else f"needs a kind: {allowed}"
 
 
 def _key_in_file(loc: tuple[int | str, ...], values: Any) -> Key:

@@ -1,0 +1,40 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+TEST_STAMP := $(VENV)/.installed-test
+# Two OpenMP threads that spin while another process runs slow each other down forty-fold; waiting passively they do not.
+export OMP_WAIT_POLICY ?= passive
+
+.PHONY: demo test check model bench clean
+
+demo: $(STAMP)  ## make a hundred stories with the bundled model and show three of them
+	$(BIN)/python -m asyncgen run configs/quickstart.yaml
+	@$(BIN)/python tools/show_stories.py configs/quickstart-stories.jsonl 3
+
+test: check  ## lint, types and all tests
+	$(BIN)/python -m pytest -q
+
+check: $(TEST_STAMP)  ## lint and types only
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+model: $(TEST_STAMP)  ## train the bundled model again, from its corpus to its weights
+	$(BIN)/python -m tools.bedtime_tiny.train
+
+bench: $(TEST_STAMP)  ## what the README's numbers come from
+	$(BIN)/python -m benchmarks.pipeline
+
+clean:
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(TEST_STAMP): pyproject.toml constraints.txt $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	@touch $@

@@ -1,0 +1,227 @@
+"""The command line: the only place with signals, printing and exit codes.
+
+    python -m asyncgen init config.yaml
+    python -m asyncgen check config.yaml
+    python -m asyncgen run config.yaml
+
+Nothing here imports torch; a run does, when its backend opens.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import anyio
+import typer
+
+import asyncgen
+from asyncgen import errors
+from asyncgen.check import describe
+from asyncgen.config import Config
+from asyncgen.config_file import load_config
+from asyncgen.dashboard import choose_view
+from asyncgen.init_file import render_config, render_schema
+from asyncgen.session import Report, progress_on_disk, run
+
+__all__ = ["app", "main"]
+
+EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
+    (errors.InputError, 2),
+    (errors.ResumeRefused, 2),
+    (errors.OutputDamaged, 2),
+    (errors.OutputInUse, 3),
+    (errors.TooManyRejections, 4),
+    (errors.SourcesEnded, 5),
+    (errors.OutputFailed, 74),
+)
+"""First match wins; 0 complete, 1 any other error, 130 and 143 stopped by SIGINT and SIGTERM."""
+
+SECOND_SIGNAL_SECONDS = 0.8
+"""After a second signal the process ends within this time, whatever the model is doing."""
+
+app = typer.Typer(
+    name="asyncgen",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Synthetic text data sets from a language model: validated, never lost, never repeated.",
+    epilog="The brief forms work too: --config FILE for run FILE, --create-config FILE for init FILE.",
+)
+
+ConfigArgument = Annotated[Path | None, typer.Argument(help="YAML or JSON file; without one the defaults apply.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: generation.top_k=50.")
+]
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    """Options that stand before any command."""
+    if version:
+        typer.echo(f"asyncgen {asyncgen.__version__}")
+        raise typer.Exit
+
+
+@app.command("run")
+def run_command(
+    config: ConfigArgument = None,
+    config_option: Annotated[Path | None, typer.Option("--config", help="The same as the argument.")] = None,
+    sets: SetOption = None,
+    model_name: Annotated[str | None, typer.Option(help="bedtime-tiny, a hub id or a directory.")] = None,
+    num_stories: Annotated[int | None, typer.Option(help="Accepted stories to make.")] = None,
+    batch_size: Annotated[str | None, typer.Option(help="Rows generated at once, or auto.")] = None,
+    output_path: Annotated[str | None, typer.Option(help="Where the stories go.")] = None,
+    no_k_shot: Annotated[bool, typer.Option("--no-k-shot", help="No examples in front of the prompts.")] = False,
+    no_diversity: Annotated[bool, typer.Option("--no-diversity", help="Draw words independently.")] = False,
+    create_config: Annotated[Path | None, typer.Option(help="Write a configuration to this file and exit.")] = None,
+) -> None:
+    """Make stories, or go on with a run that was stopped."""
+    if create_config is not None:
+        init_command(create_config)
+        return
+    if config is not None and config_option is not None:
+        raise typer.BadParameter("give the configuration once: as argument or with --config")
+    file = config if config is not None else config_option
+    flags = {
+        "model_name": model_name,
+        "num_stories": num_stories,
+        "generation.batch_size": batch_size,
+        "output_path": output_path,
+        "use_k_shot": False if no_k_shot else None,
+        "ensure_diversity": False if no_diversity else None,
+    }
+    named = [
+        f"{key}={json.dumps(value)}" if key != "generation.batch_size" else f"{key}={value}"
+        for key, value in flags.items()
+        if value is not None
+    ]
+    settings = load_config(file, [*(sets or ()), *named])
+    raise typer.Exit(_run(settings))
+
+
+@app.command("init")
+def init_command(
+    file: Annotated[Path, typer.Argument(help="The file to write.")],
+    force: Annotated[bool, typer.Option("--force", help="Overwrite it if it exists.")] = False,
+) -> None:
+    """Write a commented configuration, and its JSON Schema for editors beside it."""
+    schema = file.with_suffix(".schema.json")
+    if not force:
+        for path in (file, schema):
+            if path.exists():
+                raise errors.ConfigError(f"{path}: exists already", hint="--force overwrites it")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(render_config(schema.name), encoding="utf-8")
+        schema.write_text(render_schema(), encoding="utf-8")
+    except OSError as error:
+        raise errors.ConfigError(f"{file}: cannot be written: {error.strerror}") from None
+    typer.echo(f"wrote {file} (and {schema} for editors); next: python -m asyncgen run {file}")
+
+
+@app.command("check")
+def check_command(config: ConfigArgument = None, sets: SetOption = None) -> None:
+    """Check a configuration and everything it names, without loading a model."""
+    typer.echo(describe(load_config(config, sets or ())))
+
+
+def main() -> NoReturn:
+    """Entry point of ``python -m asyncgen`` and of the console script."""
+    arguments = sys.argv[1:]
+    if arguments and arguments[0].startswith("-") and arguments[0] not in _ROOT_OPTIONS:
+        arguments.insert(0, "run")
+    try:
+        app(arguments, prog_name="asyncgen")
+    except errors.AsyncgenError as error:
+        _tell(f"asyncgen: error: {error}")
+        sys.exit(_exit_code(error))
+    except KeyboardInterrupt:
+        _tell("asyncgen: stopped")
+        sys.exit(128 + signal.SIGINT)
+    sys.exit(0)
+
+
+_ROOT_OPTIONS = frozenset({"-h", "--help", "--version", "--install-completion", "--show-completion"})
+
+
+def _run(config: Config) -> int:
+    """Runs and returns the exit code, telling a person what happens."""
+    done = progress_on_disk(config)
+    if done is not None and done.complete:
+        _tell(f"complete: {done.accepted} of {config.num_stories} stories are in {config.output_path}; nothing to do")
+        return 0
+    goal = "stories until the sources end" if config.num_stories is None else f"{config.num_stories} stories"
+    so_far = f" (going on after {done.accepted})" if done is not None and done.accepted + done.rejected else ""
+    _tell(f"asyncgen {asyncgen.__version__}: {goal} with {config.model_name} ({config.backend.kind}){so_far}")
+    signals = _Signals(config)
+    try:
+        report = anyio.run(signals.run, config)
+    except errors.RunStopped as error:
+        if isinstance(error.report, Report):
+            _tell(error.report.summary())
+        raise
+    if report is not None:
+        _tell(report.summary())
+    if signals.received and (report is None or not report.complete):
+        _tell(f"stopped; go on with: {_command_again()}")
+        return 128 + signals.received
+    return 0
+
+
+class _Signals:
+    """First SIGINT or SIGTERM: finish what is being generated, commit, stop. Second: stop at once."""
+
+    def __init__(self, config: Config) -> None:
+        self.received = 0
+        self._stop: anyio.Event | None = None
+        self._config = config
+
+    async def run(self, config: Config) -> Report | None:
+        self._stop = anyio.Event()
+        report: Report | None = None
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._listen, group.cancel_scope)
+            report = await run(config, stop=self._stop, watch=choose_view(), notice=_tell)
+            group.cancel_scope.cancel()
+        return report
+
+    async def _listen(self, everything: anyio.CancelScope) -> None:
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async for received in signals:
+                first = self.received == 0
+                self.received = self.received or int(received)
+                if first:
+                    assert self._stop is not None
+                    _tell("\nstopping: finishing what is being generated (once more: stop at once)")
+                    self._stop.set()
+                else:
+                    _exit_soon(128 + self.received)
+                    everything.cancel()
+
+
+def _exit_soon(code: int) -> None:
+    """Ends the process even if the model's thread does not come back; committed records are safe on disk."""
+    timer = threading.Timer(SECOND_SIGNAL_SECONDS, os._exit, [code])
+    timer.daemon = True
+    timer.start()
+
+
+def _exit_code(error: BaseException) -> int:
+    return next((code for kind, code in EXIT_CODES if isinstance(error, kind)), 1)
+
+
+def _command_again() -> str:
+    return " ".join(["python -m asyncgen", *sys.argv[1:]])
+
+
+def _tell(text: str) -> None:
+    """Everything a person reads goes to standard error: standard output is for results."""
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,110 @@
+"""Views of a running flow: tqdm bars in a terminal, plain lines elsewhere, a summary at the end.
+
+Views only read snapshots. This is the only file that knows tqdm.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable
+from typing import NoReturn, Protocol, TextIO
+
+import anyio
+from tqdm import tqdm
+
+from asyncgen.metrics import Snapshot
+
+__all__ = ["Watch", "Watched", "bars", "choose_view", "duration", "figures", "plain_lines"]
+
+REFRESH_SECONDS = 0.25
+LINE_SECONDS = 10.0
+
+
+class Watched(Protocol):
+    """What a view looks at."""
+
+    def snapshot(self) -> Snapshot:
+        """The state now."""
+
+
+Watch = Callable[[Watched], Awaitable[None]]
+"""A view: shows what it is given until it is cancelled."""
+
+
+def choose_view(stream: TextIO | None = None) -> Watch:
+    """Bars if ``stream`` (standard error by default) is a terminal, else a plain line every ten seconds."""
+    out = sys.stderr if stream is None else stream
+    return bars(out) if out.isatty() else plain_lines(out)
+
+
+def bars(out: TextIO) -> Watch:
+    """A bar of accepted stories and three lines of figures, refreshed four times a second."""
+
+    async def watch(flow: Watched) -> None:
+        first = flow.snapshot()
+        story_bar = tqdm(
+            total=first.goal,
+            initial=first.accepted_before,
+            unit=" stories",
+            file=out,
+            dynamic_ncols=True,
+            smoothing=0.05,
+        )
+        details = [tqdm(bar_format="{desc}", file=out, position=n + 1, dynamic_ncols=True) for n in range(3)]
+        try:
+            while True:
+                _refresh(story_bar, details, flow.snapshot())
+                await anyio.sleep(REFRESH_SECONDS)
+        finally:
+            _refresh(story_bar, details, flow.snapshot())
+            for bar in (*reversed(details), story_bar):
+                bar.close()
+
+    return watch
+
+
+def plain_lines(out: TextIO, every: float = LINE_SECONDS) -> Watch:
+    """One line of figures every ``every`` seconds."""
+
+    async def watch(flow: Watched) -> None:
+        while True:
+            await anyio.sleep(every)
+            snapshot = flow.snapshot()
+            goal = "" if snapshot.goal is None else f" of {snapshot.goal}"
+            eta = snapshot.eta_seconds
+            left = "" if eta is None else f", about {duration(eta)} left"
+            print(f"{snapshot.accepted}{goal} stories{left} | {' | '.join(figures(snapshot))}", file=out, flush=True)
+
+    return watch
+
+
+def figures(snapshot: Snapshot) -> list[str]:
+    """Three short texts: the generator, the queues, the rejections."""
+    depths = snapshot.depths
+    queues = ", ".join(f"{name} {depths.get(name, 0)}" for name in ("prompts", "completions", "verdicts", "in order"))
+    reasons = ", ".join(f"{reason} {count}" for reason, count in list(snapshot.reasons.items())[:4])
+    refused = sum(snapshot.reasons.values())
+    return [
+        f"generator busy {snapshot.busy:.0%}, {snapshot.tokens_per_second:,.0f} tokens/s",
+        f"waiting: {queues}; undecided {depths.get('undecided', 0)} of {depths.get('window', 0)}",
+        f"rejected {snapshot.rejected} prompts; attempts refused for: {reasons}" if refused else "nothing rejected",
+    ]
+
+
+def duration(seconds: float) -> str:
+    """``42 s``, ``3 min 20 s``, ``5 h 07 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min"
+
+
+def _refresh(story_bar: tqdm[NoReturn], details: list[tqdm[NoReturn]], snapshot: Snapshot) -> None:
+    story_bar.n = snapshot.accepted
+    story_bar.refresh()
+    for bar, text in zip(details, figures(snapshot), strict=True):
+        bar.set_description_str(text)
