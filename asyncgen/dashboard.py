@@ -12,9 +12,9 @@ from typing import NoReturn, Protocol, TextIO
 import anyio
 from tqdm import tqdm
 
-from asyncgen.metrics import Snapshot
+from asyncgen.metrics import Snapshot, duration
 
-__all__ = ["Watch", "Watched", "bars", "choose_view", "duration", "figures", "plain_lines"]
+__all__ = ["Watch", "Watched", "bars", "choose_view", "figures", "plain_lines"]
 
 REFRESH_SECONDS = 0.25
 LINE_SECONDS = 10.0
@@ -89,18 +89,6 @@ def figures(snapshot: Snapshot) -> list[str]:
         f"waiting: {queues}; undecided {depths.get('undecided', 0)} of {depths.get('window', 0)}",
         f"rejected {snapshot.rejected} prompts; attempts refused for: {reasons}" if refused else "nothing rejected",
     ]
-
-
-def duration(seconds: float) -> str:
-    """``42 s``, ``3 min 20 s``, ``5 h 07 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min"
 
 
 def _refresh(story_bar: tqdm[NoReturn], details: list[tqdm[NoReturn]], snapshot: Snapshot) -> None:

@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from asyncgen.records import Verdict
 
-__all__ = ["Metrics", "Snapshot"]
+__all__ = ["Metrics", "Snapshot", "duration"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +131,18 @@ class Metrics:
     def refused(self, reasons: Iterable[str]) -> None:
         """Counts the reasons of one refused attempt, by kind: the part before the colon."""
         self.reasons.update(reason.partition(":")[0] for reason in reasons)
+
+
+def duration(seconds: float) -> str:
+    """``42 s``, ``3 min 20 s``, ``5 h 07 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min"
 
 
 def _added(one: Mapping[str, int], other: Mapping[str, int]) -> Mapping[str, int]:
