@@ -1,0 +1,28 @@
+"""The output: ordered files that are their own checkpoint, recovered after any crash, never mixed, never rewritten."""
+
+from __future__ import annotations
+
+from asyncgen.output.fingerprint import Difference, compare, fingerprint
+from asyncgen.output.manifest import Manifest, State
+from asyncgen.output.opening import Progress, peek
+from asyncgen.output.places import Places
+from asyncgen.output.repeats import Seen, seen_stories
+from asyncgen.output.verify import VerifyReport, verify
+from asyncgen.output.writer import Output, open_output
+
+__all__ = [
+    "Difference",
+    "Manifest",
+    "Output",
+    "Places",
+    "Progress",
+    "Seen",
+    "State",
+    "VerifyReport",
+    "compare",
+    "fingerprint",
+    "open_output",
+    "peek",
+    "seen_stories",
+    "verify",
+]

@@ -1,0 +1,177 @@
+"""What made an output, as plain values that a later run can be compared with, field by field.
+
+What each field of the configuration does to the records (``RULES``):
+
+    records   decides what the records are: a resume with another value is refused
+    input     names something read from disk: its content counts (``inputs``), the path does not
+    noted     may move the last bits of the logits, hence a text, but nothing else: allowed, and noted in the manifest
+    free      speed, display, paths, and where to stop: never compared
+
+    records   seed; system_prompt; sources.kind; use_k_shot, k_shot_count, k_shot_rotate; ensure_diversity;
+              max_attempts; generation: temperature, top_p, top_k, min_p, max_new_tokens, stop; validation: all;
+              backend: dtype, revision, quantization, trust_remote_code; echo: bad_share, distinct, context_length
+    input     vocabulary_path, features_path, conversation_path, template, sources.path; model_name, if ``inputs`` has
+              a ``model`` (a directory); a hub id is compared as it stands
+    noted     generation.batch_size (padding and kernels change with it); backend: device, device_map; and
+              backend.kind among the engines for the same local model: auto, static, slots. Another kind is refused
+    free      num_stories (it may grow; at or below what is on disk the run is complete); output_path; window;
+              max_rejection_rate; echo: seconds_per_batch
+
+``inputs`` holds, by name, every file, text or model directory that records depend on, as given by those who read
+them. One whose name begins with ``sources`` may have grown at its end since: lines consumed stay what they were.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel
+
+from asyncgen.config import Config
+from asyncgen.output.hashes import content_of
+
+__all__ = ["RULES", "Difference", "Fingerprint", "Rule", "compare", "fingerprint"]
+
+Rule = Literal["records", "input", "noted", "free"]
+Fingerprint = dict[str, object]
+"""Dotted name -> JSON value."""
+
+RULES: dict[str, Rule] = {
+    "model_name": "records",
+    "num_stories": "free",
+    "seed": "records",
+    "output_path": "free",
+    "backend.kind": "records",
+    "backend.device": "noted",
+    "backend.dtype": "records",
+    "backend.device_map": "noted",
+    "backend.revision": "records",
+    "backend.quantization": "records",
+    "backend.trust_remote_code": "records",
+    "backend.seconds_per_batch": "free",
+    "backend.bad_share": "records",
+    "backend.distinct": "records",
+    "backend.context_length": "records",
+    "generation.batch_size": "noted",
+    "generation.temperature": "records",
+    "generation.top_p": "records",
+    "generation.top_k": "records",
+    "generation.min_p": "records",
+    "generation.max_new_tokens": "records",
+    "generation.stop": "records",
+    "system_prompt": "records",
+    "template": "input",
+    "vocabulary_path": "input",
+    "features_path": "input",
+    "conversation_path": "input",
+    "sources.kind": "records",
+    "sources.path": "input",
+    "use_k_shot": "records",
+    "k_shot_count": "records",
+    "k_shot_rotate": "records",
+    "ensure_diversity": "records",
+    "max_attempts": "records",
+    "max_rejection_rate": "free",
+    "window": "free",
+    "validation.min_words": "records",
+    "validation.max_words": "records",
+    "validation.require_words": "records",
+    "validation.require_ending": "records",
+    "validation.max_repetition": "records",
+    "validation.copy_words": "records",
+    "validation.reject_repeats": "records",
+    "validation.min_quality": "records",
+}
+
+_SAME_MODEL = frozenset(("auto", "static", "slots"))
+_ABSENT = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One field that is not what it was; ``str()`` is ``generation.temperature: was 0.8, now 0.7``."""
+
+    name: str
+    change: str
+    refused: bool
+    """Whether the records would change; else it is only worth a note."""
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.change}"
+
+
+def fingerprint(
+    config: Config, inputs: Mapping[str, Path | str], begun: Mapping[str, object] | None = None
+) -> Fingerprint:
+    """What makes the records under ``config``: fields by dotted name, inputs as ``inputs.NAME`` with their SHA-256.
+
+    ``begun`` is the fingerprint to be compared with: of a source that has grown since, only its old part counts.
+    Raises DataError if an input cannot be read.
+    """
+    found: Fingerprint = {}
+    for name, value in _fields(config):
+        rule = RULES[_rule_name(name)]
+        if rule in ("records", "noted") and not (name == "model_name" and "model" in inputs):
+            found[name] = value
+    for name, source in sorted(inputs.items()):
+        old = (begun or {}).get(f"inputs.{name}")
+        first = old.get("bytes") if name.startswith("sources") and isinstance(old, dict) else None
+        found[f"inputs.{name}"] = dict(content_of(source, first))
+    return found
+
+
+def compare(old: Mapping[str, object], new: Mapping[str, object]) -> list[Difference]:
+    """The fields in which two fingerprints differ, by name; empty if there are none."""
+    differences = [
+        Difference(name, _change(old.get(name, _ABSENT), new.get(name, _ABSENT)), _refused(name, old, new))
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name, _ABSENT) != new.get(name, _ABSENT)
+    ]
+    if any(each.name == "backend.kind" and each.refused for each in differences):
+        # Another kind has other settings: they say nothing more.
+        return [each for each in differences if not each.name.startswith("backend.") or each.name == "backend.kind"]
+    return differences
+
+
+def _fields(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Dotted name and JSON value of every field, sections opened; one of several sources is ``sources[0]``."""
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if prefix + name == "sources":
+            kinds = ({"kind": "template"},) if value is None else [source.model_dump(mode="json") for source in value]
+            for place, source in enumerate(kinds):
+                yield from ((f"sources[{place}].{key}", each) for key, each in source.items())
+        elif isinstance(value, BaseModel):
+            yield from _fields(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, section.model_dump(mode="json", include={name})[name]
+
+
+def _rule_name(name: str) -> str:
+    source, bracket, rest = name.partition("[")
+    return source + rest.partition("]")[2] if bracket else name
+
+
+def _refused(name: str, old: Mapping[str, object], new: Mapping[str, object]) -> bool:
+    if name == "backend.kind":
+        return not {old.get(name), new.get(name)} <= _SAME_MODEL
+    return RULES.get(_rule_name(name)) != "noted"
+
+
+def _change(was: object, now: object) -> str:
+    if all(isinstance(value, dict) and "sha256" in value for value in (was, now)):
+        return "content changed"
+    return f"was {_show(was)}, now {_show(now)}"
+
+
+def _show(value: object) -> str:
+    if value is _ABSENT:
+        return "absent"
+    if isinstance(value, dict) and "sha256" in value:
+        return "present"
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:77]}..."

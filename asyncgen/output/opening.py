@@ -1,0 +1,172 @@
+"""What an output holds before a run goes on with it, and whether this run may. Nothing here is asynchronous."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from asyncgen.config import Config
+from asyncgen.errors import OutputFailed, ResumeRefused
+from asyncgen.output import manifest as manifests
+from asyncgen.output.fingerprint import Difference, Fingerprint, compare, fingerprint
+from asyncgen.output.manifest import Manifest, State, Timings
+from asyncgen.output.places import Places, size_of, sync_folder
+from asyncgen.output.recovery import Kept, Mark, cut, examine
+
+__all__ = ["Opened", "Progress", "failing", "make_folder", "now", "peek", "prepare"]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far an output is."""
+
+    accepted: int
+    rejected: int
+    complete: bool
+    """Whether ``num_stories`` are there; without a goal only the run itself can tell, see ``state``."""
+    state: State
+    """What the last run left in the manifest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An output that may be gone on with: both files end at ``mark``, and ``manifest`` is what is to be said now."""
+
+    mark: Mark
+    manifest: Manifest
+    news: tuple[str, ...]
+    """The notes of this opening."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    manifest: Manifest
+    kept: Kept
+    fingerprint: Fingerprint
+    differences: list[Difference]
+
+
+def peek(config: Config, inputs: Mapping[str, Path | str]) -> Progress | None:
+    """How far the output of ``config`` is, None if nothing has been decided. Changes nothing and takes no lock.
+
+    Raises what opening the output would: ResumeRefused, OutputDamaged, OutputFailed, DataError, ConfigError.
+    """
+    places = Places.of(config.output_path)
+    with failing(places):
+        look = _look(places, config, inputs)
+    if look is None:
+        return None
+    mark = look.kept.mark
+    complete = config.num_stories is not None and mark.accepted >= config.num_stories
+    return Progress(mark.accepted, mark.rejections, complete, look.manifest.state)
+
+
+def prepare(
+    places: Places,
+    config: Config,
+    inputs: Mapping[str, Path | str],
+    versions: Mapping[str, str],
+    hardware: Mapping[str, object],
+) -> Opened:
+    """Compares, recovers and cuts; the caller holds the lock. Raises what ``peek`` does, and OSError."""
+    look = _look(places, config, inputs)
+    if look is None:
+        cut(places, Mark())
+        print_ = fingerprint(config, inputs)
+        old, kept = Manifest(timings=Timings(began=now())), Kept(Mark())
+        news: tuple[str, ...] = ()
+    else:
+        cut(places, look.kept.mark)
+        old, kept, print_ = look.manifest, look.kept, look.fingerprint
+        news = _news(look, versions)
+    manifest = old.model_copy(
+        update={
+            "state": "running",
+            "synced": manifests.Synced(stories=kept.mark.stories, rejected=kept.mark.rejected),
+            "totals": manifests.Totals(
+                accepted=kept.mark.accepted,
+                rejected=kept.mark.rejections,
+                reasons=dict(kept.reasons + Counter(old.totals.reasons)),
+            ),
+            "timings": old.timings.model_copy(update={"updated": now(), "runs": old.timings.runs + 1}),
+            "versions": manifests.versions() | dict(versions),
+            "hardware": manifests.hardware() | dict(hardware),
+            "notes": [*old.notes, *(f"{now()}, index {kept.mark.index}: {note}" for note in news)],
+            "fingerprint": print_,
+            "config": config.resolved(),
+        }
+    )
+    return Opened(kept.mark, manifest, news)
+
+
+def make_folder(folder: Path) -> None:
+    """Makes ``folder`` and what is missing above it, for good."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in missing:
+        sync_folder(each.parent)
+
+
+@contextmanager
+def failing(places: Places) -> Iterator[None]:
+    """What fails inside with an OSError fails with OutputFailed, which says how to go on."""
+    try:
+        yield
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno else str(error)
+        raise OutputFailed(
+            f"{places.stories} cannot be written: {why}",
+            hint="what was committed is safe; mend the cause and start the same run again to go on from there",
+        ) from error
+
+
+def now() -> str:
+    """The time, for people."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _look(places: Places, config: Config, inputs: Mapping[str, Path | str]) -> _Look | None:
+    """What is there and how it differs; None if nothing was decided, so that anything may begin here."""
+    manifest = manifests.read(places.manifest)
+    if manifest is None:
+        _check_unclaimed(places)
+        return None
+    kept = examine(places, manifest.mark, manifest.seed)
+    if kept.mark.index == 0:
+        return None
+    new = fingerprint(config, inputs, begun=manifest.fingerprint)
+    differences = compare(manifest.fingerprint, new)
+    refused = [difference for difference in differences if difference.refused]
+    if refused:
+        raise ResumeRefused(
+            f"{places.stories} was begun with another configuration:"
+            + "".join(f"\n  {difference}" for difference in refused),
+            hint="put these back to go on with it, or give another output_path",
+        )
+    grows = any(name.startswith("sources") for name in inputs)
+    # A source may have grown: from now on all of it is what the run is made from.
+    return _Look(manifest, kept, fingerprint(config, inputs) if grows else new, differences)
+
+
+def _check_unclaimed(places: Places) -> None:
+    for path in (places.stories, places.rejected):
+        if size_of(path):
+            raise ResumeRefused(
+                f"{path} is not empty, and {places.manifest.name}, which would say what made it, is not there",
+                hint="put the manifest back beside it, or give another output_path; nothing has been changed",
+            )
+
+
+def _news(look: _Look, versions: Mapping[str, str]) -> tuple[str, ...]:
+    old, new = look.manifest.versions, manifests.versions() | dict(versions)
+    changed = [
+        f"{name}: was {old[name]}, now {new[name]}"
+        for name in sorted(old.keys() & new.keys())
+        if old[name] != new[name]
+    ]
+    return (*map(str, look.differences), *changed)

@@ -1,0 +1,75 @@
+"""Where an output's files lie, and the few system calls that make a change to them last."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from asyncgen.errors import ConfigError
+
+__all__ = ["Places", "read_before", "size_of", "sync_folder"]
+
+_BLOCK = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """The four files of one output: what is beside ``stories.jsonl`` is named after it."""
+
+    stories: Path
+    rejected: Path
+    manifest: Path
+    lock: Path
+
+    @classmethod
+    def of(cls, output_path: Path) -> Places:
+        """The files of the output at ``output_path``; links are followed, so that one output has one lock.
+
+        Only ``.jsonl`` is taken off: ``a.json`` and ``a.jsonl`` are two outputs. Raises ConfigError if the path is
+        a directory, a device or anything else that is not a file.
+        """
+        path = output_path.resolve()
+        try:
+            mode = path.stat().st_mode
+        except OSError:
+            mode = stat.S_IFREG
+        if not stat.S_ISREG(mode):
+            raise ConfigError(f"output_path: {path} is not a regular file", hint="name a file such as stories.jsonl")
+        stem = path.name.removesuffix(".jsonl") or path.name
+        return cls(path, *(path.with_name(stem + end) for end in (".rejected.jsonl", ".run.json", ".lock")))
+
+
+def size_of(path: Path) -> int:
+    """Bytes of the file, 0 if there is none."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def read_before(path: Path, end: int) -> bytes:
+    """The line that ends at byte ``end`` > 0, its newline included; read in blocks from there to the line's start."""
+    blocks: list[bytes] = []
+    with path.open("rb") as file:
+        while end > 0:
+            start = max(0, end - _BLOCK)
+            file.seek(start)
+            block = file.read(end - start)
+            # The newline that ends this line is no line's start.
+            newline = block.rfind(b"\n", 0, len(block) if blocks else len(block) - 1)
+            blocks.append(block[newline + 1 :])
+            if newline >= 0:
+                break
+            end = start
+    return b"".join(reversed(blocks))
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes new and renamed names in ``folder`` last through a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

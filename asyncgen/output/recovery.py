@@ -1,0 +1,181 @@
+"""What of an output's two files can be kept after any crash.
+
+Every index of the plan is written once, in index order, to one of two files. So at any moment each file is a prefix of
+its finished self, but the pair need not be one: a kill between the two appends of a group is enough. Each line
+carries its index and both counts up to and including itself (``lines.Place``), and this decides everything:
+
+    The longest consistent pair is found by merging. Let ``n`` be the number of records taken so far. Index ``n`` is in
+    exactly one of the finished files, hence it is the next line of that file or of none. Take it if its place is
+    ``(n, accepted, rejected)`` as counted; stop if neither file has it. Whatever lies beyond in either file was
+    written ahead of a record that is lost, or is torn: it is cut, and made again.
+
+Invariant after each step: the lines taken are indices ``0 .. n-1``, each once, and each ends its file's prefix.
+
+The merge begins at ``Mark``, the place up to which the manifest says both files are on the disk for good. Of what is
+before it only the last line of each file is read (backwards), so opening a finished run costs the same at any
+size; what is after it is at most what was written since the manifest was last replaced.
+
+A crash leaves lines that are whole, or not JSON. It never leaves a whole JSON line that is no record of this run, or
+that repeats an index: such a file was changed by somebody, and is refused and never cut. Damage before the mark is
+refused likewise.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+from asyncgen.errors import OutputDamaged
+from asyncgen.output.lines import Foreign, Garbled, Place, decode, kinds_of, place_of
+from asyncgen.output.places import Places, read_before, size_of
+from asyncgen.records import Rejection, Story
+
+__all__ = ["Kept", "Mark", "cut", "examine"]
+
+_HEAD = b'{"story_id": "story_'
+_HINT = "put the file back as the run left it, or give another output_path; nothing has been changed"
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A place at which the two files agree: sizes in bytes, and records in each."""
+
+    stories: int = 0
+    rejected: int = 0
+    accepted: int = 0
+    rejections: int = 0
+
+    @property
+    def index(self) -> int:
+        """Records in both files: the next index."""
+        return self.accepted + self.rejections
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What ``examine`` found: the files are good up to ``mark``."""
+
+    mark: Mark
+    reasons: Counter[str] = field(default_factory=Counter)
+    """Kinds of reasons in the rejections after the synced mark."""
+
+
+def examine(places: Places, synced: Mark, seed: int) -> Kept:
+    """Finds the longest consistent pair that begins with ``synced``; changes nothing.
+
+    Raises OutputDamaged, naming file and line, for damage before ``synced`` and for lines that no crash leaves.
+    """
+    _check_synced(places.stories, synced.stories, synced.accepted, Story, seed)
+    _check_synced(places.rejected, synced.rejected, synced.rejections, Rejection, seed)
+    stories = _Tail(places.stories, synced.stories, synced.accepted, Story, seed)
+    rejected = _Tail(places.rejected, synced.rejected, synced.rejections, Rejection, seed)
+    accepted, rejections, reasons = synced.accepted, synced.rejections, Counter[str]()
+    while True:
+        if stories.at == Place(accepted + rejections, accepted + 1, rejections):
+            accepted += 1
+            stories.take()
+        elif rejected.at == Place(accepted + rejections, accepted, rejections + 1):
+            rejections += 1
+            reasons.update(rejected.kinds)
+            rejected.take()
+        else:
+            break
+    for tail in (stories, rejected):
+        tail.check_ahead(accepted + rejections)
+    return Kept(Mark(stories.end, rejected.end, accepted, rejections), reasons)
+
+
+def cut(places: Places, mark: Mark) -> None:
+    """Cuts both files back to ``mark``, for good. Raises OSError."""
+    for path, size in ((places.stories, mark.stories), (places.rejected, mark.rejected)):
+        if size_of(path) > size:
+            with path.open("r+b", buffering=0) as file:
+                file.truncate(size)
+                os.fsync(file.fileno())
+
+
+class _Tail:
+    """The lines of one file from a byte on, one at a time: ``at`` is the next one's place, None after the last."""
+
+    def __init__(self, path: Path, start: int, count: int, kind: type[Story | Rejection], seed: int) -> None:
+        self._path, self._kind, self._seed = path, kind, seed
+        self._lines = _read_from(path, start)
+        self._next = b""
+        self.end = start
+        self.count = count
+        self.at: Place | None = None
+        self.kinds: list[str] = []
+        if start == 0:
+            self._check_head()
+        self._advance()
+
+    def take(self) -> None:
+        """Keeps the next line."""
+        self.end += len(self._next)
+        self.count += 1
+        self._advance()
+
+    def check_ahead(self, index: int) -> None:
+        """What is not kept must be ahead of the lost index ``index``."""
+        if self.at is not None and self.at.index <= index:
+            _damaged(self._path, self.count + 1, f"index {self.at.index} where index {index} is due")
+
+    def _advance(self) -> None:
+        self.at = None
+        self._next = next(self._lines, b"")
+        if not self._next.endswith(b"\n"):
+            return
+        try:
+            record = decode(self._next)
+            if not isinstance(record, self._kind):
+                raise Foreign(f"a {type(record).__name__} in this file")  # noqa: TRY301  # one message for all of them
+            self.at = place_of(record, self._seed)
+        except Garbled:
+            return
+        except Foreign as error:
+            _damaged(self._path, self.count + 1, str(error))
+        self.kinds = kinds_of(record) if isinstance(record, Rejection) else []
+
+    def _check_head(self) -> None:
+        """A file begins as ours do, or with the zeros of a power cut, before any of it may be called torn."""
+        if size_of(self._path) == 0:
+            return
+        with self._path.open("rb") as file:
+            head = file.read(len(_HEAD))
+        if not _HEAD.startswith(head) and head.strip(b"\0"):
+            _damaged(self._path, 1, "not written by asyncgen")
+
+
+def _check_synced(path: Path, size: int, count: int, kind: type[Story | Rejection], seed: int) -> None:
+    """The file reaches ``size``, and its last line before it is a whole record, the ``count``-th of this file."""
+    found = size_of(path)
+    if found < size:
+        _damaged(path, count, f"missing: the file has {found} bytes, and {size} were written for good")
+    if size == 0:
+        return
+    line = read_before(path, size)
+    try:
+        if not line.endswith(b"\n"):
+            raise Garbled("no end of line where one was written")  # noqa: TRY301  # one message for all of them
+        record = decode(line)
+        place = place_of(record, seed)
+    except (Garbled, Foreign) as error:
+        _damaged(path, count, str(error))
+    own = place.accepted if kind is Story else place.rejected
+    if not isinstance(record, kind) or own != count:
+        _damaged(path, count, f"it says that it is record {own} of {kind.__name__.lower()} records")
+
+
+def _read_from(path: Path, start: int) -> Iterator[bytes]:
+    if size_of(path) > start:
+        with path.open("rb") as file:
+            file.seek(start)
+            yield from file
+
+
+def _damaged(path: Path, line: int, what: str) -> NoReturn:
+    raise OutputDamaged(f"{path}: line {line}: {what}", hint=_HINT)

@@ -1,0 +1,163 @@
+"""``verify``: reads everything an output holds and says what is wrong with it, line by line. Changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+
+from asyncgen.config import Config
+from asyncgen.errors import ResumeRefused
+from asyncgen.output import manifest as manifests
+from asyncgen.output.lines import Foreign, Garbled, Place, decode, place_of
+from asyncgen.output.manifest import Manifest
+from asyncgen.output.places import Places, size_of
+from asyncgen.output.repeats import Seen
+from asyncgen.records import Rejection, Story
+
+__all__ = ["MOST_PROBLEMS", "VerifyReport", "verify"]
+
+MOST_PROBLEMS = 100
+"""Problems that a report names; the rest is counted."""
+
+
+@dataclass(slots=True)
+class VerifyReport:
+    """What ``verify`` found."""
+
+    accepted: int = 0
+    rejected: int = 0
+    problems: list[str] = field(default_factory=list)
+    """The first ``MOST_PROBLEMS``, one text each, with file and line where there is one."""
+    unnamed: int = 0
+    """Problems beyond those."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no problem."""
+        return not self.problems
+
+    def add(self, problem: str) -> None:
+        """Adds one."""
+        if len(self.problems) < MOST_PROBLEMS:
+            self.problems.append(problem)
+        else:
+            self.unnamed += 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    place: Place
+    content: str
+    where: str
+    is_story: bool
+
+
+def verify(output: Config | Path, *, key: Callable[[str], str] = str) -> VerifyReport:
+    """Checks every line of the output of a configuration, or at a path: JSON, keys and types, ids, order, counts; that
+    no story repeats another (of ``key(content)``, unless the run allowed it); and the manifest against the files.
+
+    Raises OSError if a file cannot be read, ConfigError for a path that is no file.
+    """
+    places = Places.of(output.output_path if isinstance(output, Config) else output)
+    report = VerifyReport()
+    try:
+        manifest = manifests.read(places.manifest)
+    except ResumeRefused as error:
+        manifest = None
+        report.add(error.message)
+    else:
+        if manifest is None:
+            report.add(f"{places.manifest} is missing")
+    stories = _File(places.stories, Story, manifest, report)
+    rejected = _File(places.rejected, Rejection, manifest, report)
+    _check_lines(stories, rejected, _repeats_matter(manifest), key, report)
+    if manifest is not None:
+        _check_manifest(manifest, stories, rejected, report)
+    return report
+
+
+class _File:
+    """The lines of one file that can be read as records; every other one is a problem."""
+
+    def __init__(
+        self, path: Path, kind: type[Story | Rejection], manifest: Manifest | None, report: VerifyReport
+    ) -> None:
+        self.path, self._kind, self._report = path, kind, report
+        self._seed = None if manifest is None else manifest.seed
+        mark = (0, 0) if manifest is None else (manifest.synced.stories, manifest.synced.rejected)
+        self.synced = mark[kind is Rejection]
+        self.lines_synced: int | None = 0 if self.synced == 0 else None
+
+    def __iter__(self) -> Iterator[_Line]:
+        if size_of(self.path) == 0:
+            return
+        end = 0
+        with self.path.open("rb") as file:
+            for number, data in enumerate(file, 1):
+                end += len(data)
+                if end == self.synced:
+                    self.lines_synced = number
+                where = f"{self.path}: line {number}"
+                try:
+                    yield self._line(data, where)
+                except (Garbled, Foreign) as error:
+                    self._report.add(f"{where}: {error}")
+
+    def _line(self, data: bytes, where: str) -> _Line:
+        if not data.endswith(b"\n"):
+            raise Garbled("torn: it has no end (the next run cuts it off)")
+        record = decode(data)
+        if not isinstance(record, self._kind):
+            raise Foreign(f"a {type(record).__name__.lower()} in this file")
+        return _Line(place_of(record, self._seed), record.content, where, self._kind is Story)
+
+
+def _check_lines(
+    stories: _File, rejected: _File, repeats_matter: bool, key: Callable[[str], str], report: VerifyReport
+) -> None:
+    seen = Seen()
+    before = Place(-1, 0, 0)
+    for line in _merge(iter(stories), iter(rejected)):
+        due = Place(before.index + 1, before.accepted + line.is_story, before.rejected + (not line.is_story))
+        if line.place != due:
+            report.add(f"{line.where}: {_said(line.place)} where {_said(due)} is due")
+        before = line.place
+        report.accepted += line.is_story
+        report.rejected += not line.is_story
+        if line.is_story and repeats_matter and not seen.add(_hash(key(line.content))):
+            report.add(f"{line.where}: repeats an earlier story")
+
+
+def _merge(stories: Iterator[_Line], rejected: Iterator[_Line]) -> Iterator[_Line]:
+    """Both by index; unlike ``heapq.merge`` it goes on when one is not sorted."""
+    story, rejection = next(stories, None), next(rejected, None)
+    while story or rejection:
+        if story and (rejection is None or story.place.index <= rejection.place.index):
+            yield story
+            story = next(stories, None)
+        elif rejection:
+            yield rejection
+            rejection = next(rejected, None)
+
+
+def _check_manifest(manifest: Manifest, stories: _File, rejected: _File, report: VerifyReport) -> None:
+    for file, count in ((stories, manifest.totals.accepted), (rejected, manifest.totals.rejected)):
+        if file.lines_synced != count:
+            report.add(f"{file.path}: the manifest says {count} lines in {file.synced} bytes; that is not so")
+        elif manifest.state != "running" and size_of(file.path) != file.synced:
+            report.add(f"{file.path}: {size_of(file.path)} bytes, but the run {manifest.state} at {file.synced}")
+
+
+def _repeats_matter(manifest: Manifest | None) -> bool:
+    validation = {} if manifest is None else manifest.config.get("validation", {})
+    return bool(validation.get("reject_repeats", True))
+
+
+def _said(place: Place) -> str:
+    return f"index {place.index} ({place.accepted} accepted, {place.rejected} rejected)"
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest())
