@@ -175,7 +175,7 @@ class Config(_Section):
     backend: Backend = AutoBackend()
     """What generates."""
     generation: Generation = Generation()
-    """How texts are generated."""
+    """Sampling, lengths and batch size."""
     system_prompt: str | None = None
     """First message of every conversation; null sends none (some chat templates then insert their own)."""
     template: str | None = None

@@ -1,0 +1,206 @@
+"""What the YAML may say, and what a person is told when it says something else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from asyncgen.config import AutoBackend, Config, EchoBackend, Generation, StaticBackend, Validation
+from asyncgen.config_file import load_config
+from asyncgen.errors import ConfigError
+from asyncgen.init_file import render_config, render_schema
+
+BRIEF = """
+model_name: "Qwen/Qwen2.5-3B-Instruct"
+num_stories: 1000
+generation:
+  batch_size: 8
+  temperature: 0.8
+  max_new_tokens: 512
+k_shot_count: 2
+use_k_shot: true
+ensure_diversity: true
+"""
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str], Path]:
+    def write(text: str, name: str = "config.yaml") -> Path:
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def refusal(path: Path | None, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, overrides)
+    return str(caught.value)
+
+
+def test_the_briefs_example_loads_as_it_stands(write: Callable[[str], Path]) -> None:
+    config = load_config(write(BRIEF))
+    assert config.model_name == "Qwen/Qwen2.5-3B-Instruct"
+    assert (config.num_stories, config.k_shot_count, config.use_k_shot, config.ensure_diversity) == (
+        1000,
+        2,
+        True,
+        True,
+    )
+    assert config.generation == Generation(batch_size=8, temperature=0.8, max_new_tokens=512)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_shipped_configuration_loads(path: Path) -> None:
+    assert load_config(path).output_path.parent == path.parent
+
+
+def test_init_writes_the_defaults(write: Callable[[str], Path], tmp_path: Path) -> None:
+    config = load_config(write(render_config("x.schema.json")))
+    assert config == Config(output_path=tmp_path / "stories.jsonl")
+
+
+def test_every_field_is_described_in_the_schema() -> None:
+    schema = json.loads(render_schema())
+    sections = [schema, *schema["$defs"].values()]
+    undescribed = [
+        f"{section['title']}.{name}"
+        for section in sections
+        for name, field in section.get("properties", {}).items()
+        if "description" not in field
+    ]
+    assert not undescribed
+
+
+def test_paths_are_relative_to_the_file_and_overrides_to_the_current_folder(
+    write: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / "my_model").mkdir()
+    path = write(
+        "vocabulary_path: words.txt\ntemplate: t.txt\nmodel_name: my_model\nsources: [{kind: jsonl, path: p.jsonl}]"
+    )
+    monkeypatch.chdir(elsewhere)
+    config = load_config(path, ["output_path=out.jsonl"])
+    assert config.vocabulary_path == tmp_path / "words.txt"
+    assert config.template == str(tmp_path / "t.txt")
+    assert config.model_name == str(tmp_path / "my_model")
+    assert config.output_path == elsewhere / "out.jsonl"
+    assert config.sources is not None
+    assert config.sources[0].path == tmp_path / "p.jsonl"  # type: ignore[union-attr]  # a jsonl source, as written
+    assert load_config(write("template: 'about {word1}'")).template == "about {word1}"
+
+
+def test_an_override_wins_and_is_named_when_it_is_wrong(write: Callable[[str], Path]) -> None:
+    path = write("generation: {temperature: 0.5}")
+    assert load_config(path, ["generation.temperature=1e-1", "seed=7"]).generation.temperature == 0.1
+    assert "--set generation.temprature=1: generation.temprature: unknown key; did you mean 'temperature'?" in refusal(
+        path, "generation.temprature=1"
+    )
+    assert "expected key=value" in refusal(path, "seed")
+    assert "not a section" in refusal(path, "seed.x=1") or "integer" in refusal(path, "seed.x=1")
+
+
+def test_json_is_read_too(write: Callable[..., Path]) -> None:
+    assert load_config(write('{"num_stories":\t3}', "config.json")).num_stories == 3
+    assert "config.json:2: not valid JSON" in refusal(write('{\n"num_stories": }', "config.json"))
+    assert "twice" in refusal(write('{"seed": 1, "seed": 2}', "config.json"))
+
+
+def test_kinds_of_backend(write: Callable[[str], Path]) -> None:
+    assert isinstance(load_config(None).backend, AutoBackend)
+    assert load_config(write("backend: {device: cpu}")).backend == AutoBackend(device="cpu")
+    assert isinstance(load_config(write("backend: {kind: static}")).backend, StaticBackend)
+    assert isinstance(load_config(write("backend: {kind: echo}")).backend, EchoBackend)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("model_nam: x", ":1: model_nam: unknown key; did you mean 'model_name'?"),
+        ("\ntemperature: 1", ":2: temperature: unknown key here; did you mean 'generation.temperature'?"),
+        ("generation:\n  tmperature: 1", ":2: generation.tmperature: unknown key; did you mean 'temperature'?"),
+        ("generation: {batch_size: 0}", "generation.batch_size: input should be greater than or equal to 1 or input"),
+        ("generation: {top_p: '1'}", 'generation.top_p: input should be a valid number, found "1"'),
+        ("use_k_shot: 3", "use_k_shot: input should be a valid boolean, found 3"),
+        ("num_stories: true", "num_stories: input should be a valid integer, found true"),
+        ("backend: {kind: ecko}", "backend: found kind 'ecko', allowed: 'auto', 'static', 'echo'"),
+        ("backend: echo", 'backend: found "echo", expected a section with a kind'),
+        ("sources: [{kind: jsonl, pth: a}]", "sources[0].pth: unknown key; did you mean 'path'?"),
+        ("sources: []", "sources: "),
+        ("validation: {min_words: 9, max_words: 3}", "validation: min_words (9) is greater than max_words (3)"),
+        ("backend: {trust_remote_code: true}", "needs a pinned revision"),
+        ("seed: 1\nseed: 2", ":2: the key 'seed' stands there twice, first on line 1"),
+        ("- a", "found a list, expected a mapping"),
+        ("a: &x [1]\nb: *x", "anchors and aliases"),
+        ("seed: !!python/object/apply:os.system [true]", "the tag"),
+        ("seed: [", "not valid YAML"),
+        ("? [a]\n: 1", "a key must be a plain text"),
+        ("generation: {temperature: .nan}", "generation.temperature"),
+        ("a: " + "[" * 30 + "]" * 30, "nested more than 20 levels deep"),
+        ("a: " + "[" * 100_000, "nested more than 20 levels deep"),
+    ],
+)
+def test_refusals_name_line_key_and_what_is_allowed(write: Callable[[str], Path], text: str, expected: str) -> None:
+    path = write(text)
+    message = refusal(path)
+    assert expected in message
+    assert str(path) in message
+    assert "\n  " not in message.replace("\n  hint", "")
+
+
+def test_every_problem_is_told_at_once(write: Callable[[str], Path]) -> None:
+    assert refusal(write("model_nam: x\nseed: -1\ngeneration: {top_k: no}")).count("\n") == 2
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    assert "no such file" in refusal(tmp_path / "none.yaml")
+    assert "cannot be read" in refusal(tmp_path)
+    latin = tmp_path / "latin.yaml"
+    latin.write_bytes("system_prompt: caf\xe9".encode("latin-1"))
+    assert f"{latin}: byte 18 is not UTF-8" in refusal(latin)
+    big = tmp_path / "big.yaml"
+    big.write_text("#" * 1_000_001)
+    assert "at most 1000000" in refusal(big)
+    bom = tmp_path / "bom.yaml"
+    bom.write_bytes(b"\xef\xbb\xbfseed: 3\r\n")
+    assert load_config(bom).seed == 3
+
+
+def _keys(model: type[BaseModel], prefix: str = "") -> list[tuple[str, str]]:
+    return [(prefix, name) for name in model.model_fields]
+
+
+ALL_KEYS = [
+    *_keys(Config),
+    *_keys(Generation, "generation."),
+    *_keys(Validation, "validation."),
+    *_keys(AutoBackend, "backend."),
+]
+
+
+@settings(max_examples=300)
+@given(st.sampled_from(ALL_KEYS), st.data())
+def test_a_letter_too_few_or_swapped_is_understood(key: tuple[str, str], data: st.DataObject) -> None:
+    prefix, name = key
+    at = data.draw(st.integers(1, len(name) - 2))
+    typo = data.draw(
+        st.sampled_from([name[:at] + name[at + 1 :], name[:at] + name[at + 1] + name[at] + name[at + 2 :]])
+    )
+    known: dict[str, Any] = {name: None for p, name in ALL_KEYS if p == prefix}
+    if typo in known or (prefix == "backend." and name == "kind"):
+        return
+    message = refusal(None, f"{prefix}{typo}=1")
+    assert f"{prefix}{typo}: unknown key" in message
+    assert "did you mean" in message
