@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asyncgen.errors import OutputDamaged
+from asyncgen.output import Places
+from asyncgen.output.lines import encode
+from asyncgen.output.places import read_before
+from asyncgen.output.recovery import Kept, Mark, cut, examine
+from asyncgen.records import Rejection, Story
+from tests.output.making import lines_of, record, records, take
+
+
+def places_in(folder: Path) -> Places:
+    return Places.of(folder / "stories.jsonl")
+
+
+def put(places: Places, stories: bytes | None, rejected: bytes | None) -> None:
+    for path, data in ((places.stories, stories), (places.rejected, rejected)):
+        path.unlink(missing_ok=True)
+        if data is not None:
+            path.write_bytes(data)
+
+
+def mark_after(made: list[Story | Rejection], count: int) -> Mark:
+    stories, rejected = lines_of(made[:count])
+    accepted = sum(isinstance(each, Story) for each in made[:count])
+    return Mark(len(stories), len(rejected), accepted, count - accepted)
+
+
+def longest(made: list[Story | Rejection], stories: int, rejected: int) -> int:
+    """By definition: the most first records whose lines all are within so many bytes of their files."""
+    left = [stories, rejected]
+    for count, each in enumerate(made):
+        which = isinstance(each, Rejection)
+        left[which] -= len(encode(each))
+        if left[which] < 0:
+            return count
+    return len(made)
+
+
+@given(st.data())
+def test_any_two_prefixes_are_cut_to_the_longest_consistent_pair(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """Whatever was lost, in whatever group, in whichever order the two appends were made."""
+    places = places_in(tmp_path_factory.mktemp("pair"))
+    pattern = data.draw(st.lists(st.booleans(), max_size=14))
+    made = list(records(rejects=pattern))
+    stories, rejected = lines_of(made)
+    sizes = [data.draw(st.integers(0, len(each))) for each in (stories, rejected)]
+    put(places, stories[: sizes[0]], rejected[: sizes[1]])
+    count = longest(made, *sizes)
+    synced = mark_after(made, data.draw(st.integers(0, count)))
+
+    kept = examine(places, synced, seed=0)
+    assert kept.mark == mark_after(made, count)
+    new_rejections = [each for each in made[synced.index : count] if isinstance(each, Rejection)]
+    assert (
+        kept.reasons == Counter({"too short": 2 * len(new_rejections), "word missing": len(new_rejections)}) + Counter()
+    )
+
+    assert (places.stories.read_bytes(), places.rejected.read_bytes()) == (stories[: sizes[0]], rejected[: sizes[1]])
+    cut(places, kept.mark)
+    assert (places.stories.read_bytes(), places.rejected.read_bytes()) == lines_of(made[:count])
+    assert examine(places, kept.mark, seed=0) == Kept(kept.mark)
+
+
+@given(st.data())
+def test_a_crash_in_the_middle_of_a_group_loses_at_most_that_group(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """The writer's own interleaving: whole groups, then one cut off between or within its two appends."""
+    places = places_in(tmp_path_factory.mktemp("pair"))
+    groups = data.draw(st.lists(st.lists(st.booleans(), min_size=1, max_size=6), min_size=1, max_size=5))
+    made = list(records(rejects=[rejects for group in groups for rejects in group]))
+    before = sum(map(len, groups[:-1]))
+    stories, rejected = lines_of(made[:before])
+    last_stories, last_rejected = lines_of(made[before:])
+    reached = data.draw(st.integers(0, len(last_stories) + len(last_rejected)))
+    stories += last_stories[:reached]
+    rejected += last_rejected[: max(0, reached - len(last_stories))]
+    put(places, stories, rejected)
+    assert before <= examine(places, Mark(), seed=0).mark.index == longest(made, len(stories), len(rejected))
+
+
+@pytest.mark.parametrize("synced", [0, 20, 24])
+def test_every_cut_of_the_last_three_records_of_both_files(tmp_path: Path, synced: int) -> None:
+    places = places_in(tmp_path)
+    made = take(records(), 30)
+    files = lines_of(made)
+    mark = mark_after(made, synced)
+    cuts = 0
+    for which, data in enumerate(files):
+        last_three = sum(map(len, data.splitlines(keepends=True)[-3:]))
+        for size in range(max(len(data) - last_three, (mark.stories, mark.rejected)[which]), len(data)):
+            torn = [*files]
+            torn[which] = data[:size]
+            put(places, *torn)
+            assert examine(places, mark, seed=0).mark == mark_after(made, longest(made, *map(len, torn)))
+            cuts += 1
+    assert cuts > 1500
+
+
+@pytest.mark.parametrize(("stories", "rejected"), [(None, None), (b"", b""), (None, b""), (b"", None)])
+def test_nothing_there_is_the_beginning(tmp_path: Path, stories: bytes | None, rejected: bytes | None) -> None:
+    put(places_in(tmp_path), stories, rejected)
+    assert examine(places_in(tmp_path), Mark(), seed=0) == Kept(Mark())
+
+
+def test_stories_deleted_while_the_rejected_still_stand(tmp_path: Path) -> None:
+    made = list(records(rejects=[True, True, False, True]))
+    places = places_in(tmp_path)
+    put(places, None, lines_of(made)[1])
+    assert examine(places, Mark(), seed=0).mark == mark_after(made, 2)
+    with pytest.raises(OutputDamaged, match=r"stories\.jsonl: line 1: missing: the file has 0 bytes"):
+        examine(places, mark_after(made, 4), seed=0)
+
+
+def test_rejected_deleted_while_the_stories_still_stand(tmp_path: Path) -> None:
+    made = list(records(rejects=[False, True, False]))
+    places = places_in(tmp_path)
+    put(places, lines_of(made)[0], None)
+    assert examine(places, Mark(), seed=0).mark == mark_after(made, 1)
+    with pytest.raises(OutputDamaged, match=r"rejected\.jsonl: line 1: missing"):
+        examine(places, mark_after(made, 3), seed=0)
+
+
+@pytest.mark.parametrize("size", [1, 5, 100])
+def test_a_file_without_a_newline_is_a_torn_first_line(tmp_path: Path, size: int) -> None:
+    places = places_in(tmp_path)
+    put(places, lines_of(take(records(), 5))[0][:size], None)
+    assert examine(places, Mark(), seed=0).mark == Mark()
+
+
+def test_the_zeros_of_a_power_cut_are_cut(tmp_path: Path) -> None:
+    places = places_in(tmp_path)
+    made = list(records(rejects=[False] * 6))
+    lines = [encode(each) for each in made]
+    put(places, bytes(5000), b"")
+    assert examine(places, Mark(), seed=0).mark == Mark()
+    put(places, b"".join([*lines[:3], bytes(len(lines[3])), *lines[4:]]), b"")
+    assert examine(places, Mark(), seed=0).mark == mark_after(made, 3), "a hole is never hidden by what is after it"
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        b'{"text": "the only copy of something"}\n',
+        b"Once upon a time\n",
+        b"{}\n",
+        b"[1, 2]",
+        b"PK\x03\x04" + bytes(99),
+        encode(record(0, 1, 0, rejects_it=False, seed=7)),
+    ],
+)
+def test_a_file_that_is_not_ours_is_refused(tmp_path: Path, foreign: bytes) -> None:
+    for stories, rejected in ((foreign, b""), (b"", foreign)):
+        put(places_in(tmp_path), stories, rejected)
+        with pytest.raises(OutputDamaged, match="line 1"):
+            examine(places_in(tmp_path), Mark(), seed=0)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        b'{"text": "somebody else\'s"}\n',
+        encode(take(records(), 1)[0]),  # index 0 again
+        encode(record(9, 9, 1, rejects_it=False)),  # the due index with wrong counts
+        encode(record(9, 5, 5, rejects_it=True)),  # a rejection in the file of stories
+    ],
+)
+def test_whole_lines_that_no_crash_leaves_are_refused(tmp_path: Path, more: bytes) -> None:
+    made = list(records(rejects=[False] * 9))
+    put(places_in(tmp_path), lines_of(made)[0] + more, b"")
+    with pytest.raises(OutputDamaged, match=r"stories\.jsonl: line 10"):
+        examine(places_in(tmp_path), mark_after(made, 5), seed=0)
+
+
+def test_every_flipped_byte_of_the_last_synced_line_is_refused_or_harmless(tmp_path: Path) -> None:
+    """Refused if JSON, keys, ids or counts break; what changes inside a text cannot be told."""
+    places = places_in(tmp_path)
+    made = list(records(rejects=[False, True] * 3 + [False]))
+    mark = mark_after(made, 7)
+    stories, rejected = lines_of(made)
+    start = len(stories) - len(encode(made[-1]))
+    refused = 0
+    for at in range(start, len(stories)):
+        put(places, stories[:at] + bytes([stories[at] ^ 0x80]) + stories[at + 1 :], rejected)
+        try:
+            kept = examine(places, mark, seed=0)
+        except OutputDamaged as error:
+            assert "stories.jsonl: line 4" in str(error)  # noqa: PT017  # refusal is not certain, its text is
+            refused += 1
+        else:
+            assert kept.mark == mark
+        assert places.stories.stat().st_size == len(stories)
+    assert refused > 0.95 * (len(stories) - start)
+
+
+def test_damage_after_the_synced_mark_is_cut_back(tmp_path: Path) -> None:
+    places = places_in(tmp_path)
+    made = take(records(), 12)
+    stories, rejected = lines_of(made)
+    mark = mark_after(made, 6)
+    for at in range(mark.stories, len(stories), 7):
+        put(places, stories[:at] + b"\xff" + stories[at + 1 :], rejected)
+        assert 6 <= examine(places, mark, seed=0).mark.index < 12
+
+
+@given(st.lists(st.integers(0, 200_000), min_size=1, max_size=4))
+def test_a_line_of_any_length_is_read_backwards(tmp_path_factory: pytest.TempPathFactory, lengths: list[int]) -> None:
+    path = tmp_path_factory.mktemp("long") / "file"
+    lines = [bytes([65 + number]) * length + b"\n" for number, length in enumerate(lengths)]
+    path.write_bytes(b"".join(lines) + b"torn")
+    for count in range(1, len(lines) + 1):
+        assert read_before(path, sum(map(len, lines[:count]))) == lines[count - 1]
