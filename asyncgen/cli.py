@@ -27,7 +27,8 @@ from asyncgen.config import Config
 from asyncgen.config_file import load_config
 from asyncgen.dashboard import choose_view
 from asyncgen.init_file import render_config, render_schema
-from asyncgen.session import Report, progress_on_disk, run
+from asyncgen.report import Report
+from asyncgen.session import progress_on_disk, run
 
 __all__ = ["app", "main"]
 

@@ -6,7 +6,7 @@ Views only read snapshots. This is the only file that knows tqdm.
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import NoReturn, Protocol, TextIO
 
 import anyio
@@ -27,7 +27,7 @@ class Watched(Protocol):
         """The state now."""
 
 
-Watch = Callable[[Watched], Awaitable[None]]
+Watch = Callable[[Watched], Coroutine[object, object, None]]
 """A view: shows what it is given until it is cancelled."""
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from types import MappingProxyType
 
 import anyio
@@ -29,7 +30,7 @@ from asyncgen.output import Seen
 from asyncgen.packing import PromptPool, Window
 from asyncgen.prompts import PromptSource, open_source
 from asyncgen.records import Completion, Prompt, Rejection, Story, Verdict
-from asyncgen.validators import Validator, fingerprint64
+from asyncgen.validators import fingerprint64, judge
 
 __all__ = ["Flow", "Sink", "Stories", "open_pipeline", "single_cause"]
 
@@ -64,7 +65,7 @@ class Flow:
         self.window = Window(_window_size(config, backend), config.num_stories, start=start, accepted=accepted)
         self.pool = PromptPool(self.window)
         self.metrics = Metrics()
-        self.judge = Validator(config.validation)
+        self.judge = partial(judge, settings=config.validation)
         repeats = Seen() if seen is None else seen
         self.ordering = Ordering(
             config, lambda text: repeats.add(fingerprint64(text)), start=start, accepted=accepted, rejected=rejected
@@ -139,6 +140,8 @@ class Flow:
         """Lets the backend pull from the pool until it is closed."""
         with completions:
             await self.backend.run(self.pool, completions)
+            if not self.pool.closed:
+                raise BackendFailed("the backend ended while prompts were still to come")
 
     async def _validate(
         self,
@@ -190,11 +193,7 @@ class Flow:
             self.pool.close()
 
     def _check_end(self) -> None:
-        if self.stopped:
-            return
-        if self.window.undecided:
-            raise BackendFailed(f"the backend ended with {self.window.undecided} prompts unanswered")
-        if self.sources_ended and self.config.num_stories is not None and not self.window.reached:
+        if self.sources_ended and not self.stopped and self.config.num_stories is not None and not self.window.reached:
             raise SourcesEnded(
                 f"the sources ended after {self.window.planned} prompts: "
                 f"{self.window.accepted} of {self.config.num_stories} stories accepted",

@@ -6,7 +6,7 @@ Opens what a run needs in the order in which it is cheap to refuse (inputs, mode
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from asyncgen.validators import fingerprint64
 
 __all__ = ["Notice", "Watch", "progress_on_disk", "run"]
 
-Watch = Callable[[Flow], Awaitable[None]]
+Watch = Callable[[Flow], Coroutine[object, object, None]]
 """Shows a flow until it is cancelled; it may only read ``flow.snapshot()``."""
 
 Notice = Callable[[str], object]
