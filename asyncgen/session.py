@@ -13,7 +13,8 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
-from asyncgen.backends import check_model, locate, open_backend
+from asyncgen.backends import check_model, open_backend
+from asyncgen.backends.find import locate
 from asyncgen.config import Config, EchoBackend
 from asyncgen.errors import RunStopped, SourcesEnded, TooManyRejections
 from asyncgen.metrics import Snapshot
