@@ -1,1 +1,47 @@
-"""What generates: echo, static, and the interface they share."""
+"""What generates: echo, static, and the interface they share. Importing this loads neither torch nor transformers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from anyio import CancelScope, CapacityLimiter, from_thread, to_thread
+
+from asyncgen.backends.base import Backend, BackendSnapshot, Completions, Limits
+from asyncgen.backends.echo import Echo
+from asyncgen.backends.find import check_model
+from asyncgen.config import AutoBackend, Config, EchoBackend, StaticBackend
+
+if TYPE_CHECKING:
+    from asyncgen.backends.static import Static
+
+__all__ = ["Backend", "BackendSnapshot", "Completions", "Limits", "check_model", "open_backend"]
+
+
+@asynccontextmanager
+async def open_backend(config: Config) -> AsyncIterator[Backend]:
+    """The backend that ``config`` names, its model loaded; on exit the model is freed.
+
+    Loading happens in a worker thread, so the event loop lives on; cancelled, it ends after the step in progress.
+    Raises ModelError or ConfigError if the model cannot be used. ``auto`` means ``static`` for now.
+    """
+    if isinstance(config.backend, EchoBackend):
+        yield Echo(config, config.backend)
+        return
+    limiter = CapacityLimiter(1)
+    backend = await to_thread.run_sync(_open_static, config, config.backend, limiter=limiter)
+    try:
+        yield backend
+    finally:
+        with CancelScope(shield=True):
+            await to_thread.run_sync(backend.close, limiter=limiter)
+
+
+def _open_static(config: Config, options: AutoBackend | StaticBackend) -> Static:
+    check_model(config)  # what cannot work is refused before the seconds that importing torch takes
+    from asyncgen.backends.loading import load  # noqa: PLC0415  # imports torch and transformers
+    from asyncgen.backends.static import Static  # noqa: PLC0415
+
+    from_thread.check_cancelled()
+    return Static(load(config, options), config)

@@ -22,6 +22,7 @@ Order: temperature, top-k, top-p, min-p, noise. Rows do not influence each other
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -85,8 +86,9 @@ def _mix(x: Tensor) -> Tensor:
     return x.bitwise_xor_(_shift_right(x, 31))
 
 
+@lru_cache(maxsize=4)
 def token_keys(vocabulary: int, device: torch.device) -> Tensor:
-    """The token's part of the hash, int64 [vocabulary]: compute it once and keep it."""
+    """The token's part of the hash, int64 [vocabulary]. Computed once and shared: not to be written to."""
     return _mix(torch.arange(1, vocabulary + 1, dtype=torch.int64, device=device).mul_(_GOLDEN))
 
 

@@ -1,0 +1,121 @@
+"""Finds the model that a configuration names and refuses what obviously cannot work, without torch or transformers.
+
+``loading.py`` finds out what only transformers can tell: whether a hub model exists, whether its code is known.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+from asyncgen.config import AutoBackend, Config, StaticBackend
+from asyncgen.errors import ModelError
+from asyncgen.resources import BUNDLED_MODEL, bundled_model
+
+__all__ = ["check_model", "locate"]
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_HUB_ID_LENGTH = 96
+_PICKLE_PATTERNS = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json", "spiece.model")
+
+
+def check_model(config: Config) -> None:
+    """Raises ModelError for a model that cannot be loaded: an absent or incomplete directory, something that is no
+    hub id, a hub model that is not cached while offline mode is on, an optional package that is missing.
+
+    Reads names of files and nothing else; takes milliseconds. The echo backend needs no model.
+    """
+    if not isinstance(config.backend, AutoBackend | StaticBackend):
+        return
+    place = locate(config.model_name)
+    if isinstance(place, Path):
+        _check_directory(place)
+    else:
+        _check_cache(place)
+    _check_packages(config.backend)
+
+
+def locate(model_name: str) -> Path | str:
+    """The directory that ``model_name`` means, or the hub id that it is. Raises ModelError if it is neither.
+
+    A name that could be either is a directory if that exists.
+    """
+    if model_name == BUNDLED_MODEL:
+        return bundled_model()
+    directory = Path(model_name).expanduser()
+    if directory.is_dir():
+        return directory.resolve()
+    if _looks_like_path(model_name):
+        raise ModelError(
+            f"model not found: there is no directory {str(directory.absolute())!r}",
+            hint="model_name is a directory, a hub id such as Qwen/Qwen2.5-3B-Instruct, or bedtime-tiny",
+        )
+    if (
+        len(model_name) > _HUB_ID_LENGTH
+        or not _HUB_ID.fullmatch(model_name)
+        or ".." in model_name
+        or "--" in model_name
+    ):
+        raise ModelError(
+            f"model not found: {model_name!r} is neither a directory nor a possible hub id",
+            hint="a hub id is name or owner/name, of letters, digits, '-', '_' and '.'",
+        )
+    return model_name
+
+
+def _looks_like_path(name: str) -> bool:
+    return name.startswith((".", "/", "~")) or name.endswith("/") or "\\" in name or name.count("/") > 1
+
+
+def _check_directory(directory: Path) -> None:
+    if not directory.is_dir():
+        raise ModelError(f"model not found: there is no directory {str(directory)!r}", hint="reinstall asyncgen")
+    if not (directory / "config.json").is_file():
+        raise ModelError(
+            f"no model in {str(directory)!r}: there is no config.json",
+            hint="name the directory that save_pretrained wrote",
+        )
+    if not any(directory.glob("*.safetensors")):
+        pickles = sorted(path.name for pattern in _PICKLE_PATTERNS for path in directory.glob(pattern))
+        raise ModelError(
+            f"no usable weights in {str(directory)!r}: there is no *.safetensors file"
+            + (f", only {', '.join(pickles)}" if pickles else ""),
+            hint="pickled weights can run code when they are loaded; convert them to safetensors" if pickles else None,
+        )
+    if not any((directory / name).is_file() for name in _TOKENIZER_FILES):
+        raise ModelError(
+            f"no tokenizer in {str(directory)!r}: none of {', '.join(_TOKENIZER_FILES)} is there",
+            hint="save the tokenizer beside the model with tokenizer.save_pretrained",
+        )
+
+
+def _check_cache(hub_id: str) -> None:
+    """With offline mode on, a hub model must be in the cache; the environment variables are huggingface_hub's."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() not in {"1", "ON", "YES", "TRUE"}:
+        return
+    folder = _hub_cache() / f"models--{hub_id.replace('/', '--')}"
+    if not folder.is_dir():
+        raise ModelError(
+            f"model not found: {hub_id!r} is neither a directory nor in the cache {str(folder.parent)!r}, "
+            "and HF_HUB_OFFLINE forbids to download it",
+            hint="unset HF_HUB_OFFLINE once, or name a directory",
+        )
+
+
+def _hub_cache() -> Path:
+    environment = os.environ.get
+    home = environment("HF_HOME") or Path(environment("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    return Path(environment("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
+
+
+def _check_packages(backend: AutoBackend | StaticBackend) -> None:
+    if backend.quantization is not None and find_spec("bitsandbytes") is None:
+        raise ModelError(
+            f"quantization {backend.quantization} needs the package bitsandbytes",
+            hint="pip install 'asyncgen[quantization]'",
+        )
+    if backend.device_map is not None and find_spec("accelerate") is None:
+        raise ModelError("device_map needs the package accelerate", hint="pip install 'asyncgen[accelerate]'")

@@ -1,0 +1,175 @@
+"""Loads a model and its tokenizer with transformers, or says what is wrong with them. Imports torch: import it late.
+
+Safe by default: weights come from safetensors only, Python code that lies beside a model is not run, and neither an
+attention implementation nor generation settings are taken from the model's files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
+from transformers.utils import logging as transformers_logging
+
+from asyncgen.backends.find import check_model, locate
+from asyncgen.config import AutoBackend, Config, StaticBackend
+from asyncgen.errors import ConfigError, ModelError
+
+__all__ = ["Loaded", "load"]
+
+_NO_LIMIT = 1_000_000
+_POSITION_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model ready to generate, and what must be known of it."""
+
+    model: Any
+    """A transformers causal language model, in evaluation mode."""
+    tokenizer: Any
+    device: torch.device
+    """Where its inputs go."""
+    context_length: int
+    """Tokens of prompt and answer together, at most."""
+    embeddings: int
+    """Token ids it knows: those below this number."""
+    eos_ids: frozenset[int]
+    """End-of-text tokens, as named by the model and by its tokenizer."""
+    pad_id: int
+
+
+def load(config: Config, backend: AutoBackend | StaticBackend) -> Loaded:
+    """Loads what ``config.model_name`` means. Blocks, for seconds or (a download) minutes.
+
+    Raises ModelError naming what was looked for, and ConfigError for a device that is not there or a
+    ``max_new_tokens`` that leaves no room for a prompt. The model's own generation settings are replaced, for
+    ``generate`` merges them even into explicit ones; only its end and pad ids are kept.
+    """
+    check_model(config)
+    place = locate(config.model_name)
+    device = _device(backend)
+    with _explained(config.model_name, place), _quiet():
+        common = {"revision": backend.revision, "trust_remote_code": backend.trust_remote_code}
+        tokenizer = AutoTokenizer.from_pretrained(place, **common)
+        model, info = _load_model(place, device, backend, common)
+        if backend.device_map is None and backend.quantization is None:
+            model.to(device)
+    if missing := sorted(info["missing_keys"]):
+        raise ModelError(
+            f"the checkpoint {str(place)!r} lacks {len(missing)} of the model's weights, {missing[0]!r} among them",
+            hint="they would be random numbers; save the model again, or correct its config.json",
+        )
+    return _describe(model.eval(), tokenizer, config)
+
+
+def _device(backend: AutoBackend | StaticBackend) -> torch.device:
+    if backend.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(backend.device)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"backend.device: {backend.device!r} is no device", hint="auto, cpu, cuda, cuda:1, mps ..."
+        ) from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"backend.device: {backend.device!r} is not there; torch sees {torch.cuda.device_count()} GPUs",
+            hint="use auto or cpu, or install a torch built for your GPU",
+        )
+    return device
+
+
+def _load_model(
+    place: Path | str, device: torch.device, backend: AutoBackend | StaticBackend, common: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """The model and transformers' loading report. ``eager`` attention on the CPU: see static.py on sameness."""
+    on_cpu = device.type == "cpu" and backend.device_map is None
+    arguments = {
+        **common,
+        "dtype": "float32" if backend.dtype == "auto" and on_cpu else backend.dtype,
+        "device_map": backend.device_map,
+        "use_safetensors": True,
+        "output_loading_info": True,
+    }
+    if backend.quantization is not None:
+        bits = {f"load_in_{backend.quantization}": True}
+        arguments["quantization_config"] = BitsAndBytesConfig(**bits)  # type: ignore[no-untyped-call]  # transformers is typed in parts
+        arguments["device_map"] = backend.device_map or {"": device}
+    # Always named, so that a config.json cannot name one (transformers would fetch and run it from the hub).
+    if not on_cpu:
+        with suppress(ValueError):  # models without sdpa say so before any weight is read
+            return _pretrained(place, "sdpa", arguments)
+    return _pretrained(place, "eager", arguments)
+
+
+def _pretrained(place: Path | str, attention: str, arguments: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    loaded: Any = AutoModelForCausalLM.from_pretrained(place, attn_implementation=attention, **arguments)
+    model, info = loaded
+    return model, info
+
+
+def _describe(model: Any, tokenizer: Any, config: Config) -> Loaded:
+    context = _context_length(model)
+    if config.generation.max_new_tokens >= context:
+        raise ConfigError(
+            f"generation.max_new_tokens: {config.generation.max_new_tokens} leaves no room for a prompt in the context "
+            f"of {config.model_name!r}, {context} tokens",
+            hint=f"at most {context - 1}, less the length of your prompts",
+        )
+    eos = _ids(model.generation_config) | _ids(model.config) | _ids(tokenizer)
+    embeddings = int(model.get_input_embeddings().num_embeddings)
+    pads = (tokenizer.pad_token_id, getattr(model.generation_config, "pad_token_id", None), *sorted(eos), 0)
+    pad = next(pad for pad in pads if pad is not None and 0 <= pad < embeddings)
+    kept = {"eos_token_id": sorted(eos) or None, "pad_token_id": pad}
+    model.generation_config = GenerationConfig(**kept)  # type: ignore[no-untyped-call]  # transformers is typed in parts
+    return Loaded(model, tokenizer, model.device, context, embeddings, eos, pad)
+
+
+def _context_length(model: Any) -> int:
+    """As the configuration has it; a million for models without a limit of their own."""
+    text_config = model.config.get_text_config(decoder=True)
+    lengths = (getattr(text_config, field, None) for field in _POSITION_FIELDS)
+    return next((length for length in lengths if isinstance(length, int) and length > 0), _NO_LIMIT)
+
+
+def _ids(source: Any) -> frozenset[int]:
+    """The end-of-text ids that a configuration or a tokenizer names: one, several or none."""
+    ids = getattr(source, "eos_token_id", None)
+    return frozenset(() if ids is None else [ids] if isinstance(ids, int) else ids)
+
+
+@contextmanager
+def _explained(model_name: str, place: Path | str) -> Iterator[None]:
+    """Turns whatever transformers raises about a model into a ModelError that names it."""
+    try:
+        yield
+    except ImportError as error:
+        raise ModelError(f"the model {model_name!r} needs a package that is missing: {error}") from error
+    except Exception as error:  # loading runs a lot of code of others, whose errors have no common base
+        text = " ".join(str(error).split())
+        if "trust_remote_code" in text:
+            raise ModelError(
+                f"the model {model_name!r} needs Python code of its own, which is not run",
+                hint="read that code first; then set backend.trust_remote_code and pin backend.revision",
+            ) from error
+        what = f"directory {str(place)!r}" if isinstance(place, Path) else f"hub model {place!r}"
+        hint = None if isinstance(place, Path) else "check the name, the network and (for a gated model) HF_TOKEN"
+        raise ModelError(f"the model cannot be loaded from {what}: {text}", hint=hint) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars while loading. They are a switch of the process, so it is put back; no argument does it."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers is typed in parts
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]  # transformers is typed in parts

@@ -1,0 +1,62 @@
+"""How many rows fit: the budget that is learnt from running out of memory, and an estimate to begin with.
+
+Plain arithmetic; knows nothing about torch. A batch is measured in cells: rows x (padded prompt + new tokens).
+
+What is done about memory between batches. The key-value cache belongs to one ``generate`` call and is dropped with it;
+on the CPU that returns the memory, on a GPU it goes back to torch's allocator, whose blocks the next batch takes over.
+Emptying the allocator after every batch would only make the next one ask for the same memory again, so that is done
+in two places: after a batch did not fit (to join what is fragmented, before trying it in halves) and when the
+backend is closed.
+"""
+
+from __future__ import annotations
+
+__all__ = ["TokenBudget", "kv_bytes_per_token", "rows_that_fit"]
+
+_GROW_AFTER = 16
+_MAX_AUTO_ROWS = 256
+_USABLE = 0.6
+"""Share of the free memory that an estimate may plan with; activations and fragmentation have the rest."""
+
+
+class TokenBudget:
+    """The cells a batch may have: unknown (None) until one did not fit, halved then, and regrown slowly.
+
+    Halving ends at one cell, so whoever tries again in smaller parts comes to an end. After sixteen batches in a row
+    that fitted and used at least half of the budget, it grows by an eighth: what took the memory may have gone.
+    """
+
+    def __init__(self) -> None:
+        self.limit: int | None = None
+        self._fitted = 0
+
+    def failed(self, cells: int) -> None:
+        """Records that a batch of ``cells`` did not fit."""
+        self.limit = max(1, min(cells, self.limit or cells) // 2)
+        self._fitted = 0
+
+    def fitted(self, cells: int) -> None:
+        """Records that a batch of ``cells`` fitted."""
+        if self.limit is None or 2 * cells < self.limit:
+            return
+        self._fitted += 1
+        if self._fitted == _GROW_AFTER:
+            self.limit += max(1, self.limit // 8)
+            self._fitted = 0
+
+    def rows(self, wanted: int, cells_per_row: int) -> int:
+        """``wanted``, halved until that many rows fit the budget; at least 1."""
+        while self.limit is not None and wanted > 1 and wanted * cells_per_row > self.limit:
+            wanted //= 2
+        return wanted
+
+
+def kv_bytes_per_token(*, layers: int, kv_heads: int, head_size: int, item_bytes: int) -> int:
+    """Bytes that keys and values of one token take in all layers."""
+    return 2 * layers * kv_heads * head_size * item_bytes
+
+
+def rows_that_fit(free_bytes: int, bytes_per_row: int) -> int:
+    """The largest power of two of rows that a share of ``free_bytes`` holds, from 1 to 256."""
+    rows = int(free_bytes * _USABLE) // max(1, bytes_per_row)
+    return 1 << (max(1, min(rows, _MAX_AUTO_ROWS)).bit_length() - 1)

@@ -1,0 +1,264 @@
+"""``model.generate`` on length-sorted batches: works for every transformers causal language model.
+
+On the CPU a record's text does not depend, to the bit, on its neighbours, its slot or the order of work (fp32):
+
+- a prompt is left-padded to a length that it alone decides (a multiple of 32 that leaves at least one padded cell),
+  and a batch holds prompts of one such length only;
+- a batch has exactly ``batch_size`` rows, fillers included, and always an attention mask;
+- attention is transformers' ``eager``; with ``sdpa`` equal rows in different slots differ in their last bits.
+
+Out of memory, a batch is tried again with half the rows, so a run that met it may differ in last bits from one that
+did not. On a GPU there are no fillers: prompts of neighbouring lengths are padded to the longest (at most a fifth of
+the cells) and the text is promised to be the same for the same batches only; the random stream is the same always.
+
+One worker thread owns the model: it takes a batch, generates and hands over, and looks for cancellation after every
+token and before every hand-over. It never waits where a cancellation could not reach it: sends do not block, and a
+waiting ``take`` ends because cancelling ``run`` closes the pool.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import gc
+from collections.abc import Sequence
+from functools import partial
+from time import perf_counter
+
+import anyio
+import torch
+from anyio import CapacityLimiter, from_thread, to_thread
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+
+from asyncgen.backends.base import BackendSnapshot, Completions, Limits
+from asyncgen.backends.chat import Chat
+from asyncgen.backends.decoding import Chooser, Row, Watch
+from asyncgen.backends.loading import Loaded
+from asyncgen.backends.memory import TokenBudget, kv_bytes_per_token, rows_that_fit
+from asyncgen.backends.meter import Meter
+from asyncgen.backends.sampling import SamplingParameters
+from asyncgen.config import Config
+from asyncgen.errors import BackendFailed, ModelError, PromptTooLong
+from asyncgen.packing import PromptPool
+from asyncgen.records import Completion, Message, Prepared, Prompt
+
+__all__ = ["Static"]
+
+_BUCKET = 32
+_AUTO_CPU_ROWS = 16
+_GPU_SPREAD = 0.8
+_PROMPT_GUESS = 1024
+"""Prompt tokens that an automatic batch size plans for."""
+
+
+class Static:
+    """The ``static`` backend. ``close`` frees the model; nothing else may be called after it."""
+
+    def __init__(self, loaded: Loaded, config: Config) -> None:
+        self._loaded = loaded
+        self._generation = config.generation
+        self._chat = Chat(loaded.tokenizer, config.generation.stop)
+        self._fixed_shape = loaded.device.type == "cpu"
+        self.limits = Limits(loaded.context_length, self._batch_size())
+        self.notices: tuple[str, ...] = self._chat.notices
+        self._budget = TokenBudget()
+        self._meter = Meter()
+        self._limiter = CapacityLimiter(1)
+
+    def prepare(self, messages: Sequence[Message], max_new_tokens: int) -> Prepared:
+        """See ``Backend.prepare``. Raises ModelError if the chat template or the tokenizer does not fit the model."""
+        ids = self._chat.encode(messages)
+        room = self.limits.context_length - max_new_tokens
+        if len(ids) > room:
+            raise PromptTooLong(len(ids), max_new_tokens, self.limits.context_length)
+        if not ids:
+            raise ModelError("the model's chat template renders the conversation to nothing")
+        if max(ids) >= self._loaded.embeddings:
+            raise ModelError(
+                f"the tokenizer gives token {max(ids)}, but the model knows only {self._loaded.embeddings} tokens",
+                hint="tokenizer and model do not belong together",
+            )
+        if not self._fixed_shape:
+            return Prepared(len(ids), ids)
+        return Prepared(min(_BUCKET * (len(ids) // _BUCKET + 1), room), ids)
+
+    async def run(self, pool: PromptPool, completions: Completions) -> None:
+        """See ``Backend.run``. Raises BackendFailed if the model does; leaves the pool closed, however it ends."""
+        failures: list[Exception] = []
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_close_in_the_end, pool)
+            # In a task of its own: there, cancellation always comes by a scope, which the thread can see.
+            tasks.start_soon(self._drive, pool, completions, failures, tasks.cancel_scope)
+        for failure in failures:  # at most one; raised here, it is in no group
+            raise failure
+
+    def snapshot(self) -> BackendSnapshot:
+        """See ``Backend.snapshot``."""
+        return self._meter.snapshot()
+
+    def close(self) -> None:
+        """Frees the model; blocks for as long as a garbage collection."""
+        device = self._loaded.device
+        del self._loaded, self._chat
+        gc.collect()  # models hold reference cycles
+        _empty_cache(device)
+
+    async def _drive(
+        self, pool: PromptPool, completions: Completions, failures: list[Exception], scope: anyio.CancelScope
+    ) -> None:
+        try:
+            await to_thread.run_sync(self._work, pool, completions, limiter=self._limiter)
+        except Exception as failure:  # noqa: BLE001  # raised by run
+            failures.append(failure)
+        scope.cancel()
+
+    def _work(self, pool: PromptPool, completions: Completions) -> None:
+        """The worker thread's whole life: take, generate, hand over, until the pool is closed."""
+        while prompts := self._take(pool):
+            group = self._complete(prompts)
+            from_thread.check_cancelled()
+            try:
+                from_thread.run_sync(completions.send_nowait, group)
+            except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+                return  # whoever received is gone: the run is being torn down, and has its own error
+
+    def _take(self, pool: PromptPool) -> tuple[Prompt, ...]:
+        from_thread.check_cancelled()
+        spread = 1.0 if self._fixed_shape else _GPU_SPREAD
+        take = partial(pool.take, self.limits.rows, tokens=self._budget.limit, spread=spread)
+        try:
+            return from_thread.run(take)
+        except concurrent.futures.CancelledError:  # cancelled while it waited there
+            from_thread.check_cancelled()
+            return ()
+
+    def _complete(self, prompts: tuple[Prompt, ...]) -> tuple[Completion, ...]:
+        """One completion for each prompt, in parts if they do not fit into memory together."""
+        began = perf_counter()
+        done: list[Completion] = []
+        waiting = [prompts]
+        while waiting:
+            part = waiting.pop()
+            cells = _cells_per_row(part)
+            rows = self._budget.rows(self.limits.rows if self._fixed_shape else len(part), cells)
+            if len(part) > rows:
+                waiting += [part[rows:], part[:rows]]
+            elif (answers := self._try(part, rows, began)) is not None:
+                self._budget.fitted(rows * cells)
+                done += answers
+            else:
+                # Out here the exception is gone, whose traceback kept the batch's tensors alive.
+                _empty_cache(self._loaded.device)
+                self._budget.failed(rows * cells)
+                if rows > 1:
+                    waiting.append(part)
+                else:
+                    done.append(_does_not_fit(part[0], cells, began))
+        return tuple(done)
+
+    def _try(self, part: Sequence[Prompt], rows: int, began: float) -> list[Completion] | None:
+        """The completions of ``part`` in a batch of ``rows``; None if it does not fit into memory."""
+        length = max(prompt.prepared.length for prompt in part)
+        real = sum(len(prompt.prepared.token_ids) for prompt in part)
+        offered = rows if self._fixed_shape else self.limits.rows
+        with self._meter.batch(
+            filled=len(part), offered=offered, cells=rows * length, padded_cells=rows * length - real
+        ):
+            try:
+                return self._generate(part, rows, length, began)
+            except Exception as error:
+                if not _is_out_of_memory(error):
+                    raise BackendFailed(f"the model failed: {type(error).__name__}: {error}") from error
+                self._meter.out_of_memory()
+        return None
+
+    def _generate(self, part: Sequence[Prompt], rows: int, length: int, began: float) -> list[Completion]:
+        loaded = self._loaded
+        answers = [Row(prompt, began) for prompt in part]
+        ids, mask = _left_padded([prompt.prepared.token_ids for prompt in part], rows, length, loaded.pad_id)
+        seeds = [prompt.seed for prompt in part] + [0] * (rows - len(part))
+        # mps knows no float64, so the noise is computed beside it.
+        device = torch.device("cpu") if loaded.device.type == "mps" else loaded.device
+        chooser = Chooser(seeds, SamplingParameters.uniform(self._generation, rows, device), device)
+        watch = Watch(
+            answers,
+            rows,
+            chooser=chooser,
+            chat=self._chat,
+            eos_ids=loaded.eos_ids,
+            check=from_thread.check_cancelled,
+            progress=self._meter.progress,
+        )
+        longest = max(prompt.max_new_tokens for prompt in part)
+        with torch.inference_mode():
+            loaded.model.generate(
+                input_ids=ids.to(loaded.device),
+                attention_mask=mask.to(loaded.device),
+                generation_config=GenerationConfig(max_new_tokens=longest, do_sample=False),  # type: ignore[no-untyped-call]  # transformers is typed in parts
+                logits_processor=LogitsProcessorList([chooser]),
+                stopping_criteria=StoppingCriteriaList([watch]),
+            )
+        return [answer.completion(self._chat) for answer in answers]
+
+    def _batch_size(self) -> int:
+        """What the configuration says; ``auto`` is 16 on a CPU, and on a GPU what its free memory holds."""
+        if self._generation.batch_size != "auto":
+            return self._generation.batch_size
+        if self._loaded.device.type != "cuda":
+            return _AUTO_CPU_ROWS
+        cells = min(self._loaded.context_length, _PROMPT_GUESS + self._generation.max_new_tokens)
+        free, _ = torch.cuda.mem_get_info(self._loaded.device)
+        return rows_that_fit(free, cells * _kv_bytes(self._loaded) + self._loaded.embeddings * 64)
+
+
+async def _close_in_the_end(pool: PromptPool) -> None:
+    """Closes the pool when it is cancelled, which ends a ``take`` that waits there."""
+    try:
+        await anyio.sleep_forever()
+    finally:
+        pool.close()
+
+
+def _cells_per_row(part: Sequence[Prompt]) -> int:
+    return max(prompt.prepared.length for prompt in part) + max(prompt.max_new_tokens for prompt in part)
+
+
+def _left_padded(prompts: Sequence[Sequence[int]], rows: int, length: int, pad: int) -> tuple[Tensor, Tensor]:
+    """Ids and mask, int64 [rows, length]; rows beyond the prompts hold a single pad token each."""
+    ids = torch.full((rows, length), pad, dtype=torch.int64)
+    mask = torch.zeros((rows, length), dtype=torch.int64)
+    mask[:, -1] = 1
+    for row, prompt in enumerate(prompts):
+        ids[row, length - len(prompt) :] = torch.tensor(prompt)
+        mask[row, length - len(prompt) :] = 1
+    return ids, mask
+
+
+def _does_not_fit(prompt: Prompt, cells: int, began: float) -> Completion:
+    error = f"out of memory: {cells} tokens of prompt and answer do not fit, not even alone"
+    return Completion(prompt, "", 0, perf_counter() - began, "error", error, retryable=False)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Accelerators have a type of their own for it; torch's CPU allocator and cuBLAS raise a bare RuntimeError."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    signs = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED", "out of memory")
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
+
+
+def _empty_cache(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _kv_bytes(loaded: Loaded) -> int:
+    """Bytes of keys and values of one token, from the model's configuration."""
+    config = loaded.model.config.get_text_config(decoder=True)
+    heads = config.num_attention_heads
+    return kv_bytes_per_token(
+        layers=config.num_hidden_layers,
+        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        head_size=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        item_bytes=loaded.model.dtype.itemsize,
+    )
