@@ -121,11 +121,6 @@ def test_packaged_files_are_the_default() -> None:
 
 
 def test_neither_prompts_nor_validators_load_torch() -> None:
-    code = (
-        "import sys, asyncgen.prompts, asyncgen.validators\n"
-        "ours = {name.split('.')[1] for name in sys.modules if name.startswith('asyncgen.')}\n"
-        "print(sorted(ours), 'torch' in sys.modules, 'transformers' in sys.modules)"
-    )
+    code = "import sys, asyncgen.prompts, asyncgen.validators; print({'torch', 'transformers'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split("] ")[1].split() == ["False", "False"]
-    assert not {"backends", "output", "pipeline"} & set(done.stdout.replace("'", " ").split())
+    assert done.stdout.strip() == "set()"
