@@ -11,7 +11,7 @@ import pytest
 
 from asyncgen.errors import DataError
 from asyncgen.prompts.files import Shot, read_conversation, read_features, read_vocabulary
-from asyncgen.prompts.templates import DEFAULT_TEMPLATE
+from asyncgen.prompts.templates import load_template
 from asyncgen.resources import data_file
 from asyncgen.validators import normalise
 
@@ -188,16 +188,18 @@ def test_conversation_refusals(write: Write, data: str, message: str) -> None:
 def test_the_packaged_conversation() -> None:
     shots = read_conversation(data_file("example_conversation.txt"))
     assert len(shots) >= 8
-    head, middle, end = DEFAULT_TEMPLATE.partition(" {word1} {word2} {word3}")[0], "\n\n", "\n\nkeep story coherent"
+    conditions = {text for group in read_features(data_file("story_features.json")) for text in group}
+    vocabulary = set(read_vocabulary(data_file("vocabulary.txt")))
     seen: dict[tuple[str, ...], int] = {}
     for number, shot in enumerate(shots):
-        assert shot.question.startswith(head)
-        assert middle in shot.question
-        assert end in shot.question
         story = normalise(shot.answer).split()
         words = shot.question.split("\n")[1].removeprefix("containing words ").split(" ")
+        condition = shot.question.split("\n")[3]
+        filled = {f"word{k}": word for k, word in enumerate(words, 1)}
+        assert load_template(None).render(filled, condition) == shot.question
         assert len(words) == 3
-        assert set(words) <= set(story)
+        assert set(words) <= set(story) & vocabulary
+        assert condition in conditions
         assert 70 <= len(shot.answer.split()) <= 130
         for gram in zip(*[story[at:] for at in range(8)], strict=False):
             assert seen.setdefault(gram, number) == number, f"examples {seen[gram]} and {number} share {gram}"
