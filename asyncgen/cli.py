@@ -27,6 +27,7 @@ from asyncgen.config import Config
 from asyncgen.config_file import load_config
 from asyncgen.dashboard import choose_view
 from asyncgen.init_file import render_config, render_schema
+from asyncgen.pipeline import single_cause
 from asyncgen.report import Report
 from asyncgen.session import progress_on_disk, run
 
@@ -161,8 +162,9 @@ def _run(config: Config) -> int:
         return 0
     goal = "stories until the sources end" if config.num_stories is None else f"{config.num_stories} stories"
     so_far = f" (going on after {done.accepted})" if done is not None and done.accepted + done.rejected else ""
-    _tell(f"asyncgen {asyncgen.__version__}: {goal} with {config.model_name} ({config.backend.kind}){so_far}")
-    signals = _Signals(config)
+    model = "the echo backend" if config.backend.kind == "echo" else config.model_name
+    _tell(f"asyncgen {asyncgen.__version__}: {goal} with {model}{so_far}")
+    signals = _Signals()
     try:
         report = anyio.run(signals.run, config)
     except errors.RunStopped as error:
@@ -180,18 +182,18 @@ def _run(config: Config) -> int:
 class _Signals:
     """First SIGINT or SIGTERM: finish what is being generated, commit, stop. Second: stop at once."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self) -> None:
         self.received = 0
         self._stop: anyio.Event | None = None
-        self._config = config
 
     async def run(self, config: Config) -> Report | None:
         self._stop = anyio.Event()
         report: Report | None = None
-        async with anyio.create_task_group() as group:
-            group.start_soon(self._listen, group.cancel_scope)
-            report = await run(config, stop=self._stop, watch=choose_view(), notice=_tell)
-            group.cancel_scope.cancel()
+        with single_cause():
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._listen, group.cancel_scope)
+                report = await run(config, stop=self._stop, watch=choose_view(), notice=_tell)
+                group.cancel_scope.cancel()
         return report
 
     async def _listen(self, everything: anyio.CancelScope) -> None:

@@ -55,12 +55,8 @@ async def run(
         if notice is not None:
             notice(text)
 
-    check_model(config)
     with single_cause():
-        async with (
-            open_source(config) as source,
-            open_output(config, _inputs(config)) as output,
-        ):
+        async with open_source(config) as source, _checked_output(config) as output:
             for note in output.notes:
                 tell(f"resumed with another setting: {note}")
             if output.complete:
@@ -88,8 +84,15 @@ def progress_on_disk(config: Config) -> Progress | None:
 
     Raises what ``run`` would raise before it loads a model.
     """
-    check_model(config)
     return peek(config, _inputs(config))
+
+
+@asynccontextmanager
+async def _checked_output(config: Config) -> AsyncIterator[Output]:
+    """The output, opened once everything else that is cheap to refuse has been looked at."""
+    check_model(config)
+    async with open_output(config, _inputs(config)) as output:
+        yield output
 
 
 async def _let_go(

@@ -1,0 +1,233 @@
+"""The program as a person meets it: commands, flags, messages and exit codes, each in a real process."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.programs import ECHO, ROOT, asyncgen, records, start, without_torch
+
+CONVERSATION = '[{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]'
+
+
+def stories(path: Path) -> list[int]:
+    return [record["metadata"]["index"] for record in records(path)]
+
+
+def test_run_makes_stories_then_says_that_it_is_complete(tmp_path: Path) -> None:
+    env = without_torch(tmp_path)
+    flags = ("--num-stories", "50", "--output-path", "s.jsonl")
+    first = asyncgen("run", *ECHO, *flags, cwd=tmp_path, env=env)
+    assert first.returncode == 0, first.stderr
+    assert "complete: 50 of 50 stories" in first.stderr
+    assert first.stdout == ""
+    assert stories(tmp_path / "s.jsonl") == list(range(50))
+    before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in tmp_path.glob("s.*")}
+    again = asyncgen("run", *ECHO, *flags, cwd=tmp_path, env=env)
+    assert again.returncode == 0
+    assert "nothing to do" in again.stderr
+    assert before == {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in tmp_path.glob("s.*")}
+    more = asyncgen("run", *ECHO, "--num-stories", "60", "--output-path", "s.jsonl", cwd=tmp_path, env=env)
+    assert "10 of them made now" in more.stderr
+    assert stories(tmp_path / "s.jsonl") == list(range(60))
+
+
+def test_the_brief_usage_section(tmp_path: Path) -> None:
+    """`--create-config`, `--config`, and the flags, without a subcommand, as the seed document writes them."""
+    made = asyncgen("--create-config", "my_config.yaml", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert (tmp_path / "my_config.yaml").exists()
+    assert (tmp_path / "my_config.schema.json").exists()
+    ran = asyncgen("--config", "my_config.yaml", *ECHO, "--num-stories", "5", cwd=tmp_path, env=without_torch(tmp_path))
+    assert ran.returncode != 99
+    # The file names backend settings of local models, which echo does not have: say so instead of ignoring them.
+    assert ran.returncode == 2
+    assert "backend.device: unknown key" in ran.stderr
+    text = (tmp_path / "my_config.yaml").read_text()
+    head, _, rest = text.partition("backend:\n")
+    kept = rest[rest.index("# Sampling") :]
+    (tmp_path / "my_config.yaml").write_text(f"{head}backend: {{kind: echo}}\n{kept}")
+    ran = asyncgen("--config", "my_config.yaml", "--num-stories", "5", cwd=tmp_path, env=without_torch(tmp_path))
+    assert ran.returncode == 0, ran.stderr
+    flags = ("--num-stories", "7", "--batch-size", "16", "--output-path", "bedtime_stories.jsonl")
+    ran = asyncgen("--model-name", "Qwen/Qwen2.5-7B-Instruct", *flags, *ECHO, cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert len(records(tmp_path / "bedtime_stories.jsonl")) == 7
+    ran = asyncgen(
+        "--no-k-shot", "--no-diversity", *ECHO, "--num-stories", "3", "--output-path", "n.jsonl", cwd=tmp_path
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert {record["metadata"]["k_shot_count"] for record in records(tmp_path / "n.jsonl")} == {0}
+
+
+def test_init_refuses_to_overwrite(tmp_path: Path) -> None:
+    assert asyncgen("init", "a.yaml", cwd=tmp_path).returncode == 0
+    again = asyncgen("init", "a.yaml", cwd=tmp_path)
+    assert again.returncode == 2
+    assert "exists already" in again.stderr
+    assert asyncgen("init", "a.yaml", "--force", cwd=tmp_path).returncode == 0
+
+
+def test_check_tells_what_a_run_would_do(tmp_path: Path) -> None:
+    done = asyncgen("check", ROOT / "configs" / "quickstart.yaml", cwd=tmp_path, env=without_torch(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "all is well" in done.stdout
+    assert "2 of 10 examples in front" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("files", "config", "expected"),
+    [
+        ({}, "num_storys: 3", "did you mean 'num_stories'"),
+        ({"v.txt": b""}, "vocabulary_path: v.txt", "v.txt"),
+        ({"v.txt": b"moon\nsun\nst\xe4r\n"}, "vocabulary_path: v.txt", "v.txt:3: "),
+        ({"v.txt": b"moon\nsun\n"}, "vocabulary_path: v.txt", "3"),
+        ({"f.json": b"{"}, "features_path: f.json", "f.json"),
+        ({"f.json": b'{"mood": "sad"}'}, "features_path: f.json", "mood"),
+        ({"c.txt": b'[{"role": "user"}]'}, "conversation_path: c.txt", "c.txt"),
+        ({"c.txt": CONVERSATION.encode()}, "conversation_path: c.txt", "2"),
+        ({}, "template: 'a {word1.__class__}'", "word1.__class__"),
+        ({}, "template: 'a {wrod1}'", "word1"),
+        ({}, "template: missing.txt", "missing.txt"),
+        ({}, "vocabulary_path: missing.txt", "missing.txt"),
+        ({}, "sources: [{kind: jsonl, path: missing.jsonl}]", "missing.jsonl"),
+        ({"p.jsonl": b'{"prompt": "a"}\n{"prompt": 3}\n'}, "sources: [{kind: jsonl, path: p.jsonl}]", "p.jsonl:2"),
+        ({}, "model_name: ./no-such-model", "no-such-model"),
+        ({"m/config.json": b"{}"}, "model_name: m", "safetensors"),
+        ({}, "output_path: .", "output_path"),
+    ],
+)
+def test_bad_input_is_exit_2_one_message_no_traceback_no_torch(
+    tmp_path: Path, files: dict[str, bytes], config: str, expected: str
+) -> None:
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "config.yaml").write_text(config + "\n")
+    done = asyncgen("run", "config.yaml", cwd=tmp_path, env=without_torch(tmp_path))
+    assert done.returncode == 2, done.stderr
+    assert "asyncgen: error: " in done.stderr
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("stories*"))
+
+
+def test_a_missing_config_file(tmp_path: Path) -> None:
+    done = asyncgen("run", "none.yaml", cwd=tmp_path)
+    assert (done.returncode, "no such file" in done.stderr, "Traceback" in done.stderr) == (2, True, False)
+
+
+def test_a_run_in_use_is_exit_3(tmp_path: Path) -> None:
+    flags = (*ECHO, "--set", "backend.seconds_per_batch=0.2", "--num-stories", "500", "--output-path", "s.jsonl")
+    first = start("run", *flags, cwd=tmp_path)
+    try:
+        _wait_for_lines(tmp_path / "s.jsonl", 8)
+        second = asyncgen("run", *flags, cwd=tmp_path)
+        assert second.returncode == 3
+        assert "another run" in second.stderr
+    finally:
+        first.kill()
+        first.communicate()
+    third = asyncgen("run", *ECHO, "--num-stories", "20", "--output-path", "s.jsonl", cwd=tmp_path)
+    assert third.returncode == 0, "a killed run leaves no stale lock"
+
+
+def test_too_many_rejections_is_exit_4_and_resumable(tmp_path: Path) -> None:
+    flags = ("--num-stories", "300", "--output-path", "s.jsonl")
+    done = asyncgen("run", *ECHO, "--set", "backend.bad_share=1", *flags, cwd=tmp_path)
+    assert done.returncode == 4
+    assert "200 of the last 200 prompts were rejected" in done.stderr
+    assert "too short" in done.stderr
+    rejected = records(tmp_path / "s.rejected.jsonl")
+    assert len(rejected) == 200
+    assert all(len(record["reasons"]) == 3 for record in rejected)
+
+
+def test_sources_that_end_are_exit_5_and_go_on_when_they_grow(tmp_path: Path) -> None:
+    prompts = tmp_path / "p.jsonl"
+    prompts.write_text("".join(f'{{"prompt": "tell {n}"}}\n' for n in range(10)))
+    (tmp_path / "c.yaml").write_text(
+        "backend: {kind: echo}\nsources: [{kind: jsonl, path: p.jsonl}]\nnum_stories: 12\n"
+    )
+    for _ in range(2):
+        done = asyncgen("run", "c.yaml", cwd=tmp_path)
+        assert done.returncode == 5, done.stderr
+        assert "10 of 12 stories accepted" in done.stderr
+    with prompts.open("a") as file:
+        file.writelines(f'{{"prompt": "tell {n}"}}\n' for n in range(10, 20))
+    done = asyncgen("run", "c.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert stories(tmp_path / "stories.jsonl") == list(range(12))
+    done = asyncgen("run", "c.yaml", "--set", "num_stories=null", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert stories(tmp_path / "stories.jsonl") == list(range(20))
+
+
+def test_another_configuration_is_refused_with_the_difference(tmp_path: Path) -> None:
+    flags = (*ECHO, "--output-path", "s.jsonl", "--num-stories")
+    assert asyncgen("run", *flags, "5", cwd=tmp_path).returncode == 0
+    done = asyncgen("run", *flags, "9", "--set", "generation.temperature=0.7", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "generation.temperature: was 0.8, now 0.7" in done.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_first_signal_finishes_and_commits(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    flags = (*ECHO, "--set", "backend.seconds_per_batch=0.1", "--num-stories", "400", "--output-path", "s.jsonl")
+    run = start("run", *flags, cwd=tmp_path)
+    _wait_for_lines(tmp_path / "s.jsonl", 16)
+    run.send_signal(number)
+    _, messages = run.communicate(timeout=60)
+    assert run.returncode == code, messages
+    assert f"go on with: python -m asyncgen run {' '.join(flags)}" in messages
+    assert "Traceback" not in messages
+    count = len(stories(tmp_path / "s.jsonl"))
+    assert stories(tmp_path / "s.jsonl") == list(range(count))
+    assert '"state": "stopped"' in (tmp_path / "s.run.json").read_text()
+    whole = tmp_path / "whole.jsonl"
+    asyncgen("run", *flags[:2], "--num-stories", "400", "--output-path", whole, cwd=tmp_path)
+    assert asyncgen("run", *flags[:2], "--num-stories", "400", "--output-path", "s.jsonl", cwd=tmp_path).returncode == 0
+    assert records(tmp_path / "s.jsonl") == records(whole)
+
+
+def test_the_second_signal_stops_at_once_with_valid_files(tmp_path: Path) -> None:
+    flags = (*ECHO, "--set", "backend.seconds_per_batch=30", "--num-stories", "400", "--output-path", "s.jsonl")
+    run = start("run", *flags, cwd=tmp_path)
+    _wait_for((tmp_path / "s.run.json").exists)
+    time.sleep(0.5)
+    run.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    assert run.poll() is None, "the first signal waits for the batch"
+    run.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    _, messages = run.communicate(timeout=60)
+    assert time.monotonic() - began < 10  # promised is one second; ten times that on a noisy machine
+    assert run.returncode == 130, messages
+    assert "Traceback" not in messages
+    assert stories(tmp_path / "s.jsonl") == []
+
+
+def test_version_and_help(tmp_path: Path) -> None:
+    assert asyncgen("--version", cwd=tmp_path, env=without_torch(tmp_path)).stdout.startswith("asyncgen 0.")
+    for arguments in (["--help"], ["run", "--help"], ["init", "-h"], ["check", "--help"]):
+        done = asyncgen(*arguments, cwd=tmp_path, env=without_torch(tmp_path))
+        assert done.returncode == 0
+        assert "Usage: asyncgen" in done.stdout
+    assert asyncgen("rnu", cwd=tmp_path).returncode == 2
+    nothing = asyncgen(cwd=tmp_path)
+    assert "Usage: asyncgen" in nothing.stdout + nothing.stderr
+
+
+def _wait_for_lines(path: Path, count: int) -> None:
+    _wait_for(lambda: path.exists() and path.read_bytes().count(b"\n") >= count)
+
+
+def _wait_for(condition: object) -> None:
+    assert callable(condition)
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen within a minute"
+        time.sleep(0.02)
