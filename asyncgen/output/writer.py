@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import anyio
+import anyio.lowlevel
+import anyio.to_thread
 from filelock import FileLock, Timeout
 
 from asyncgen.config import Config
@@ -79,7 +81,9 @@ async def open_output(
             finally:
                 await output.close()
     finally:
-        executor.shutdown()
+        with anyio.CancelScope(shield=True):
+            # Joins a thread with nothing left to do; even that would block the loop.
+            await anyio.to_thread.run_sync(executor.shutdown, limiter=anyio.CapacityLimiter(1))
 
 
 @dataclass(slots=True)
@@ -146,6 +150,7 @@ class Output:
         If the disk fails, what is not committed is taken back: OutputFailed. Raises ValueError, before anything is
         written, for records out of order, counts that are not theirs, or numbers that JSON does not have.
         """
+        await anyio.lowlevel.checkpoint_if_cancelled()  # the rest is shielded: without it, a loop of writes never ends
         many = len(records) > _MANY  # enough to hold up the loop
         group, end = await _run(self._executor, self._encode, records) if many else self._encode(records)
         async with self._whole():
@@ -175,13 +180,14 @@ class Output:
         """
         if self._closed:
             return
-        self._closed = True
         if self._failure is None:
             if self._interrupted:
-                await self._take_back()
+                with anyio.CancelScope(shield=True), suppress(OSError):
+                    await self._take_back()
                 self._interrupted = False
             async with self._whole():
                 await self._commit(state or ("complete" if self.complete else "stopped"))
+        self._closed = True
 
     def _encode(self, records: Sequence[Story | Rejection]) -> tuple[_Group, Mark]:
         group = _Group()
@@ -205,8 +211,8 @@ class Output:
         """What happens inside happens to its end, or both files go back to the last commit."""
         if self._failure is not None:
             raise OutputFailed(self._failure.message, hint=self._failure.hint)
-        if self._interrupted:
-            raise RuntimeError("a write is under way, or was torn away; the output can only be closed")
+        if self._interrupted or self._closed:
+            raise RuntimeError("the output is closed, or a write is under way or was torn away")
         with anyio.CancelScope(shield=True):
             # A shield does not hold against asyncio's own Task.cancel(): then close() finds this set and cuts.
             self._interrupted = True

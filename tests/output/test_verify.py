@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from asyncgen.output import verify
+from asyncgen.output.lines import encode
+from asyncgen.output.verify import MOST_PROBLEMS
+from tests.output.making import config_at, record, write_until
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def folder(tmp_path: Path) -> Path:
+    await write_until(config_at(tmp_path), 30)
+    return tmp_path
+
+
+def change(path: Path, how: Callable[[list[bytes]], list[bytes]]) -> None:
+    path.write_bytes(b"".join(how(path.read_bytes().splitlines(keepends=True))))
+
+
+async def test_a_whole_output_is_fine(folder: Path) -> None:
+    for output in (config_at(folder), folder / "stories.jsonl"):
+        report = verify(output)
+        assert report.ok
+        assert report.accepted + report.rejected == 30
+
+
+async def test_an_absent_output_has_no_manifest(tmp_path: Path) -> None:
+    assert verify(tmp_path / "stories.jsonl").problems == [f"{tmp_path / 'stories.run.json'} is missing"]
+
+
+@pytest.mark.parametrize(
+    ("how", "what"),
+    [
+        (lambda lines: [*lines[:4], lines[4][:50] + b"\n", *lines[5:]], "stories.jsonl: line 5: not JSON"),
+        (lambda lines: [*lines[:4], b'{"a": 1}\n', *lines[5:]], "stories.jsonl: line 5: not the keys"),
+        (lambda lines: [*lines[:4], *lines[5:]], "stories.jsonl: line 5: index"),
+        (lambda lines: [*lines[:4], lines[5], lines[4], *lines[6:]], "stories.jsonl: line 5: index"),
+        (lambda lines: [*lines[:4], lines[4], *lines[4:]], "stories.jsonl: line 6: index"),
+        (lambda lines: [*lines[:-1], lines[-1][:-1]], "torn"),
+        (lambda lines: lines[:-1], "that is not so"),
+        (lambda lines: [*lines[:4], lines[4].replace(b': "story_', b': "story_0'), *lines[5:]], "line 5: story_"),
+        (lambda lines: [*lines, lines[-1][:40]], "but the run stopped at"),
+    ],
+)
+async def test_damage_is_named(folder: Path, how: Callable[[list[bytes]], list[bytes]], what: str) -> None:
+    change(folder / "stories.jsonl", how)
+    assert any(what in problem for problem in verify(folder / "stories.jsonl").problems)
+
+
+async def test_a_rejection_among_the_stories_is_named(folder: Path) -> None:
+    change(folder / "stories.jsonl", lambda lines: [encode(record(0, 0, 1, rejects_it=True)), *lines])
+    assert any("line 1: a rejection in this file" in problem for problem in verify(folder / "stories.jsonl").problems)
+
+
+async def test_repeats_are_named(folder: Path) -> None:
+    report = verify(folder / "stories.jsonl", key=lambda text: text.rstrip("0123456789 "))
+    assert any(problem.endswith("repeats an earlier story") for problem in report.problems)
+
+
+async def test_a_broken_manifest_is_a_problem(folder: Path) -> None:
+    (folder / "stories.run.json").write_text("{")
+    assert "not a manifest" in verify(folder / "stories.jsonl").problems[0]
+
+
+async def test_problems_beyond_the_first_hundred_are_counted(folder: Path) -> None:
+    (folder / "stories.jsonl").write_bytes(b"{}\n" * 500)
+    report = verify(folder / "stories.jsonl")
+    assert len(report.problems) == MOST_PROBLEMS
+    assert report.unnamed > 300
