@@ -73,7 +73,9 @@ def make_tokenizer(
 def make_config(kind: str, *, context: int = 512, **options: Any) -> PretrainedConfig:
     common = {"vocab_size": VOCABULARY, "initializer_range": 0.5, "bos_token_id": 1, "eos_token_id": 2} | options
     if kind == "gpt2":
-        return GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=context, **common)
+        gpt2: Any = GPT2Config
+        small: PretrainedConfig = gpt2(**({"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": context} | common))
+        return small
     shape = {
         "hidden_size": 32,
         "intermediate_size": 64,
@@ -82,8 +84,9 @@ def make_config(kind: str, *, context: int = 512, **options: Any) -> PretrainedC
         "num_key_value_heads": 2,
         "max_position_embeddings": context,
     }
-    make: type[PretrainedConfig] = {"llama": LlamaConfig, "qwen2": Qwen2Config}[kind]
-    return make(**shape, **common)
+    make: Any = {"llama": LlamaConfig, "qwen2": Qwen2Config}[kind]
+    made: PretrainedConfig = make(**(shape | common))
+    return made
 
 
 def make_model(
