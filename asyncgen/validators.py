@@ -31,7 +31,7 @@ _DOUBLES = re.compile(r".*(?:[^aeiou]|qu)[aeiou][^aeiouwxy]|[aeiou][^aeiouwxy]")
 
 _IRREGULAR_FORMS = """
 become became|begin began begun|bend bent|bite bit bitten|blow blew blown|break broke broken|bring brought
-build built|burn burnt|buy bought|catch caught|choose chose chosen|come came|creep crept|dive dove|do did done
+build built|burn burnt|buy bought|catch caught|choose chose chosen|come came|creep crept|do did done
 draw drew drawn|dream dreamt|drink drank drunk|drive drove driven|eat ate eaten|fall fell fallen|feed fed
 feel felt|fight fought|find found|fly flew flown|forget forgot forgotten|forgive forgave forgiven
 freeze froze frozen|get got|give gave given|go went gone|grow grew grown|hang hung|have had has|hear heard
@@ -45,6 +45,15 @@ understand understood|wake woke woken|wear wore worn|weep wept|win won|write wro
 child children|foot feet|goose geese|mouse mice|person people|tooth teeth|bad worse worst|good better best
 """
 _IRREGULAR = {base: tuple(forms) for base, *forms in map(str.split, re.split(r"[|\n]", _IRREGULAR_FORMS.strip()))}
+_LOOK_ALIKES = frozenset(
+    re.findall(
+        r"\w+",
+        "badger batter bed best bitter butter copper corner counter cover dinner drawer dresser evening feed flower "
+        "folder forest hammer jumper ladder letter litter matter mother need nest news number paper pepper poster "
+        "potter power river rubber seed shorts shower slipper summer temper tower trailer wander whisker",
+    )
+)
+"""Words that only look like a form of a shorter one: mother is no moth, and a corner no more corn."""
 
 
 class _Spaces(dict[int, str]):
@@ -132,9 +141,10 @@ def inflections(word: str) -> frozenset[str]:
 
     Plural and third person (-s, -es, -ies, -ves), past (-ed, -d, -ied), -ing, -er and -est, with the final e dropped
     or the final consonant doubled where English does so; -men for -man; and the irregular forms of some hundred words
-    that small children know. A possessive 's is not among them: where words are looked for, it stands apart.
+    that small children know. Not what only looks like a form, as mother does of moth; and no possessive 's, which is
+    a part of its own where words are looked for.
     """
-    forms = {word, word + "s", *_IRREGULAR.get(word, ())}
+    forms = {word + "s"}
     if word.endswith(("s", "x", "z", "ch", "sh", "o")):
         forms.add(word + "es")
     for end, plural in (("f", "ves"), ("fe", "ves"), ("man", "men")):
@@ -152,7 +162,7 @@ def inflections(word: str) -> frozenset[str]:
         if not _ONE_SYLLABLE.fullmatch(word):
             stems.append(word)
         forms |= {stem + end for stem in stems for end in ("ed", "ing", "er", "est")}
-    return frozenset(forms)
+    return frozenset({word, *_IRREGULAR.get(word, ()), *(forms - _LOOK_ALIKES)})
 
 
 def _fold(text: str) -> str:

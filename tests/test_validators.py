@@ -123,6 +123,9 @@ def test_missing_words_are_named() -> None:
         ("big", "biggest"),
         ("nice", "nicest"),
         ("good", "better"),
+        ("good", "best"),
+        ("mother", "mothers"),
+        ("seed", "seed"),
         ("ice cream", "ice creams"),
         ("ice cream", "ice-cream"),
         ("wake up", "woke up"),
@@ -157,6 +160,9 @@ def test_forms_that_count(word: str, text: str) -> None:
         ("ice cream", "ice and cream"),
         ("dancing", "dance"),
         ("leaf", "leave"),
+        ("moth", "mother"),
+        ("corn", "corner"),
+        ("see", "seed"),
     ],
 )
 def test_forms_that_do_not_count(word: str, text: str) -> None:

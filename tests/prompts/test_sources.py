@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -186,6 +187,14 @@ async def test_a_file_that_changed_meanwhile_is_noticed(tmp_path: Path) -> None:
         path.write_text(GOOD + "oops\n")
         with pytest.raises(DataError, match=r"prompts\.jsonl:2: column 1: not JSON"):
             await source.take(0, 3)
+
+
+async def test_a_long_check_can_be_cancelled(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "prompts.jsonl", 100_000)
+    with anyio.move_on_after(0.05) as scope:
+        async with open_source(jsonl(path)):
+            raise AssertionError("the check takes a second")
+    assert scope.cancelled_caught
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
