@@ -1,0 +1,44 @@
+"""kill -9 at random moments, resumed each time, gives the same lines as a run that was left alone."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.programs import asyncgen, records, start
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def kill_and_resume(arguments: tuple[str, ...], folder: Path, kills: int, longest: float, seed: int) -> int:
+    """Starts the run again and again, killing it after random seconds, until it is complete; the kills."""
+    rng = random.Random(seed)
+    done = 0
+    while True:
+        run = start("run", *arguments, cwd=folder)
+        if done < kills:
+            time.sleep(rng.uniform(0.0, longest))
+            run.kill()
+        _, messages = run.communicate(timeout=300)
+        if run.returncode == 0:
+            return done
+        assert run.returncode == -signal.SIGKILL, messages
+        done += 1
+
+
+def test_an_echo_run_killed_25_times_equals_the_whole_one(tmp_path: Path) -> None:
+    settings = ("--set", "backend={kind: echo, bad_share: 0.4, distinct: 4000}", "--set", "max_attempts=2")
+    arguments = (*settings, "--set", "window=64", "--num-stories", "1500")
+    whole = asyncgen("run", *arguments, "--output-path", "whole.jsonl", cwd=tmp_path)
+    assert whole.returncode == 0, whole.stderr
+    # Slowed down, so that the kills fall into the work and not only into the start; speed changes no record.
+    slow = ("--set", "backend.seconds_per_batch=0.05", "--output-path", "killed.jsonl")
+    kills = kill_and_resume((*arguments, *slow), tmp_path, 25, 1.2, seed=3)
+    assert kills >= 20, f"only {kills} kills: the run is too short for this test"
+    for name in ("{}.jsonl", "{}.rejected.jsonl"):
+        assert records(tmp_path / name.format("killed")) == records(tmp_path / name.format("whole"))
+    assert records(tmp_path / "killed.rejected.jsonl"), "the run must have rejections for this to mean much"
