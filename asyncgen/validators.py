@@ -21,10 +21,11 @@ from asyncgen.records import Completion, Verdict
 __all__ = ["fingerprint64", "inflections", "judge", "normalise", "quality"]
 
 MAX_SENTENCE_REPEATS = 4
-"""How often a sentence of three words or more may stand in a text: a refrain is fine, a loop is not."""
+"""How often a sentence of four words or more may stand in a text: a refrain is fine, a loop is not."""
 _NGRAM = 4
 _SENTENCE_ENDS = ".!?…。！？"  # noqa: RUF001  (the full-width ones are meant)
 _CLOSERS = " \t\r\n\"'*_)]}»”’」』）"  # noqa: RUF001
+_TYPOGRAPHY = tuple(zip("‘’“”–—…", "''\"\"  .", strict=True))  # noqa: RUF001
 _SENTENCE_BREAK = re.compile(rf"[{_SENTENCE_ENDS}\n]+")
 _ONE_SYLLABLE = re.compile(r"(?:[^aeiou]*|[^aeiou]*qu)[aeiou][^aeiouwxy]")
 _DOUBLES = re.compile(r".*(?:[^aeiou]|qu)[aeiou][^aeiouwxy]|[aeiou][^aeiouwxy]")
@@ -70,7 +71,7 @@ class _Spaces(dict[int, str]):
 _SPACES = _Spaces({ord("-"): "-", 0x2010: "-", 0x2011: "-", ord("'"): "'", 0x2019: "'"})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Facts:
     """What the checks and the score look at."""
 
@@ -166,7 +167,12 @@ def inflections(word: str) -> frozenset[str]:
 
 
 def _fold(text: str) -> str:
-    return (text if text.isascii() else unicodedata.normalize("NFC", text)).casefold()
+    """``text`` in lower case and composed letters, its usual typography in ASCII (where all that follows is faster)."""
+    if not text.isascii():
+        for char, plain in _TYPOGRAPHY:
+            text = text.replace(char, plain)
+        text = text if text.isascii() else unicodedata.normalize("NFC", text)
+    return text.casefold()
 
 
 def _words(folded: str) -> list[str]:
@@ -180,19 +186,18 @@ def _parts(clean: str) -> list[str]:
 
 def _look(completion: Completion, folded: str, words: list[str], copy_words: int) -> _Facts:
     prompt = completion.prompt
-    parts = _parts(" ".join(words))
-    selected = prompt.selected_words.values()
     grams = _ngrams(words, _NGRAM)
     different = set(grams)
+    repeats = len(grams) - len(different)
     shared = different & _shot_ngrams(prompt.shots, _NGRAM)
     can_be_copied = copy_words and (shared or copy_words < _NGRAM)
     return _Facts(
         words=words,
-        missing=[word for word in selected if not _occurs(_wanted(word), parts)],
-        wanted=len(selected),
+        missing=_missing(prompt.selected_words.values(), words),
+        wanted=len(prompt.selected_words),
         unfinished=_unfinished(completion),
-        repeated=1 - len(different) / len(grams) if grams else 0.0,
-        most_repeats=_most_repeats(folded),
+        repeated=repeats / len(grams) if grams else 0.0,
+        most_repeats=_most_repeats(folded) if repeats >= MAX_SENTENCE_REPEATS else 0,
         shared=len(shared) / len(different) if different else 0.0,
         copied=_copied(words, prompt.shots, copy_words) if can_be_copied else (),
     )
@@ -231,11 +236,20 @@ def _wanted(word: str) -> tuple[frozenset[str], ...]:
     return tuple(inflections(part) for part in _parts(_fold(word).translate(_SPACES)))
 
 
-def _occurs(wanted: tuple[frozenset[str], ...], parts: list[str]) -> bool:
+def _missing(selected: Iterable[str], words: list[str]) -> list[str]:
+    """Those of ``selected`` that do not occur, not even as a part of a word with a hyphen or an apostrophe."""
+    missing = [word for word in selected if not _occurs(_wanted(word), words)]
+    if missing:
+        parts = _parts(" ".join(words))
+        missing = [word for word in missing if not _occurs(_wanted(word), parts)]
+    return missing
+
+
+def _occurs(wanted: tuple[frozenset[str], ...], words: list[str]) -> bool:
     if len(wanted) == 1:
-        return not wanted[0].isdisjoint(parts)
-    places = range(len(parts) - len(wanted) + 1)
-    return any(all(parts[at + k] in forms for k, forms in enumerate(wanted)) for at in places)
+        return not wanted[0].isdisjoint(words)
+    places = range(len(words) - len(wanted) + 1)
+    return any(all(words[at + k] in forms for k, forms in enumerate(wanted)) for at in places)
 
 
 def _unfinished(completion: Completion) -> str:
@@ -249,9 +263,9 @@ def _unfinished(completion: Completion) -> str:
 
 
 def _most_repeats(folded: str) -> int:
-    """How often the most repeated sentence or line of three words or more stands there."""
-    sentences = Counter([part.strip(_CLOSERS + "“‘«([{") for part in _SENTENCE_BREAK.split(folded)])  # noqa: RUF001
-    return max((count for sentence, count in sentences.items() if sentence.count(" ") >= 2), default=0)
+    """How often the most repeated sentence or line of four words or more stands there."""
+    sentences = Counter([" ".join(_words(part)) for part in _SENTENCE_BREAK.split(folded)])
+    return max((count for sentence, count in sentences.items() if sentence.count(" ") >= _NGRAM - 1), default=0)
 
 
 def _ngrams(words: Sequence[str], size: int) -> list[tuple[str, ...]]:

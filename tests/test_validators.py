@@ -211,9 +211,9 @@ def test_endless_repetition() -> None:
 def test_one_sentence_again_and_again() -> None:
     words = [f"word{k}" for k in range(100)]
     parts = [" ".join(words[at : at + 20]) + ". " for at in range(0, 100, 20)]
-    found = verdict("Good night, moon! ".join(["", *parts]), settings=DEFAULT)
+    found = verdict("Good night, dear moon! ".join(["", *parts]), settings=DEFAULT)
     assert found.reasons == ("repetition: a sentence stands 5 times, at most 4",)
-    assert verdict("Good night, moon! ".join(["", *parts[1:]]), settings=DEFAULT).reasons == ()
+    assert verdict("Good night, dear moon! ".join(["", *parts[1:]]), settings=DEFAULT).reasons == ()
     assert verdict("Hop! ".join(["", *parts]), settings=DEFAULT).reasons == ()
 
 
