@@ -90,8 +90,8 @@ def progress_on_disk(config: Config) -> Progress | None:
 @asynccontextmanager
 async def _checked_output(config: Config) -> AsyncIterator[Output]:
     """The output, opened once everything else that is cheap to refuse has been looked at."""
-    check_model(config)
-    async with open_output(config, _inputs(config)) as output:
+    inputs = await anyio.to_thread.run_sync(_checked_inputs, config, limiter=anyio.CapacityLimiter(1))
+    async with open_output(config, inputs) as output:
         yield output
 
 
@@ -160,6 +160,11 @@ async def _seen(config: Config, output: Output) -> Seen:
 
         await anyio.to_thread.run_sync(read, limiter=anyio.CapacityLimiter(1))
     return seen
+
+
+def _checked_inputs(config: Config) -> dict[str, Path | str]:
+    check_model(config)
+    return _inputs(config)
 
 
 def _inputs(config: Config) -> dict[str, Path | str]:
