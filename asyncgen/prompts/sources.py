@@ -19,6 +19,7 @@ from anyio import CapacityLimiter, from_thread, to_thread
 from anyio.lowlevel import checkpoint
 
 from asyncgen.config import Config, JsonlSource
+from asyncgen.errors import DataError
 from asyncgen.prompts.jsonl import CHUNK, Line, LineCutter, check_lines, read_prompt
 from asyncgen.prompts.plan import Plan, conversation_path, features_path, vocabulary_path
 from asyncgen.prompts.templates import load_template
@@ -65,13 +66,13 @@ def check_inputs(config: Config) -> Inputs:
 
 def input_files(config: Config) -> dict[str, Path | str]:
     """What a run's prompts depend on besides the configuration's own values: a path for a file, the text itself for
-    the template. Only what is in use: no conversation without examples, nothing but ``jsonl`` for a JSONL source.
+    the template. Only what is in use: no conversation without examples, nothing but ``sources[0]`` for a JSONL source.
 
-    Keys: ``template``, ``vocabulary``, ``features``, ``conversation``; or ``jsonl``.
+    Keys: ``template``, ``vocabulary``, ``features``, ``conversation``; or ``sources[0]``, which may grow between sessions.
     """
     source = _jsonl(config)
     if source is not None:
-        return {"jsonl": source.path}
+        return {"sources[0]": source.path}
     template = load_template(config.template)
     inputs: dict[str, Path | str] = {"template": template.text}
     if template.words:
@@ -92,7 +93,11 @@ async def open_source(config: Config) -> AsyncIterator[PromptSource]:
         yield _TemplatePrompts(await to_thread.run_sync(Plan, config, limiter=limiter))
         return
     await to_thread.run_sync(_check_file, source.path, config, from_thread.check_cancelled, limiter=limiter)
-    async with aiofiles.open(source.path, "rb") as file:
+    try:
+        file = await aiofiles.open(source.path, "rb")
+    except OSError as error:
+        raise DataError(f"{source.path}: cannot be read: {error.strerror}") from error
+    async with file:
         yield _JsonlPrompts(file, source.path, config)
 
 

@@ -255,4 +255,4 @@ def test_input_files(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("Tell of {word1}.\n")
     own = Config(template=str(tmp_path / "t.txt"), vocabulary_path=tmp_path / "v.txt", k_shot_count=0)
     assert input_files(own) == {"template": "Tell of {word1}.", "vocabulary": tmp_path / "v.txt"}
-    assert input_files(jsonl(tmp_path / "p.jsonl")) == {"jsonl": tmp_path / "p.jsonl"}
+    assert input_files(jsonl(tmp_path / "p.jsonl")) == {"sources[0]": tmp_path / "p.jsonl"}
