@@ -15,7 +15,7 @@ from typing import Protocol
 
 import aiofiles
 from aiofiles.threadpool.binary import AsyncBufferedReader
-from anyio import CapacityLimiter, from_thread, to_thread
+from anyio import CancelScope, CapacityLimiter, from_thread, to_thread
 from anyio.lowlevel import checkpoint
 
 from asyncgen.config import Config, JsonlSource
@@ -97,8 +97,11 @@ async def open_source(config: Config) -> AsyncIterator[PromptSource]:
         file = await aiofiles.open(source.path, "rb")
     except OSError as error:
         raise DataError(f"{source.path}: cannot be read: {error.strerror}") from error
-    async with file:
+    try:
         yield _JsonlPrompts(file, source.path, config)
+    finally:
+        with CancelScope(shield=True):
+            await file.close()
 
 
 def _jsonl(config: Config) -> JsonlSource | None:
