@@ -45,7 +45,7 @@ def locate(model_name: str) -> Path | str:
     """
     if model_name == BUNDLED_MODEL:
         return bundled_model()
-    directory = Path(model_name).expanduser()
+    directory = Path(os.path.expanduser(model_name))  # noqa: PTH111  # Path's raises for a user who does not exist
     if directory.is_dir():
         return directory.resolve()
     if _looks_like_path(model_name):

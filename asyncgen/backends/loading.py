@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from asyncgen.backends.find import check_model, locate
@@ -90,8 +90,7 @@ def _load_model(
 ) -> tuple[Any, dict[str, Any]]:
     """The model and transformers' loading report. ``eager`` attention on the CPU: see static.py on sameness."""
     on_cpu = device.type == "cpu" and backend.device_map is None
-    arguments = {
-        **common,
+    arguments: dict[str, Any] = {
         "dtype": "float32" if backend.dtype == "auto" and on_cpu else backend.dtype,
         "device_map": backend.device_map,
         "use_safetensors": True,
@@ -101,15 +100,22 @@ def _load_model(
         bits = {f"load_in_{backend.quantization}": True}
         arguments["quantization_config"] = BitsAndBytesConfig(**bits)  # type: ignore[no-untyped-call]  # transformers is typed in parts
         arguments["device_map"] = backend.device_map or {"": device}
-    # Always named, so that a config.json cannot name one (transformers would fetch and run it from the hub).
     if not on_cpu:
         with suppress(ValueError):  # models without sdpa say so before any weight is read
-            return _pretrained(place, "sdpa", arguments)
-    return _pretrained(place, "eager", arguments)
+            return _pretrained(place, "sdpa", common, arguments)
+    return _pretrained(place, "eager", common, arguments)
 
 
-def _pretrained(place: Path | str, attention: str, arguments: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    loaded: Any = AutoModelForCausalLM.from_pretrained(place, attn_implementation=attention, **arguments)
+def _pretrained(
+    place: Path | str, attention: str, common: dict[str, Any], arguments: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    config = AutoConfig.from_pretrained(place, **common)
+    # Set here and not only passed on, for config.json outweighs the argument, and a name with a slash in it makes
+    # transformers fetch code from the hub (seen with 5.23).
+    config._attn_implementation = attention  # noqa: SLF001  # there is no public way after reading the file
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        place, config=config, attn_implementation=attention, **common, **arguments
+    )
     model, info = loaded
     return model, info
 
