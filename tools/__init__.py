@@ -1,0 +1,1 @@
+"""Programs around the package: the bundled model and looking at stories."""

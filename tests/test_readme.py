@@ -1,0 +1,78 @@
+"""README's commands and snippets are run; its links and its record are true."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from asyncgen.config_file import load_config
+from asyncgen.resources import bundled_model
+from tests.programs import ECHO, ROOT, asyncgen, environment, records
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_links_lead_somewhere() -> None:
+    for document in ("README.md", "ARCHITECTURE.md", "CHANGELOG.md"):
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / document).read_text(encoding="utf-8")):
+            assert "://" in target or (ROOT / target).exists(), f"{document}: {target}"
+
+
+def test_the_commands_for_your_own_stories(tmp_path: Path) -> None:
+    (block,) = [block for block in blocks("sh") if "my.yaml" in block]
+    for line in block.splitlines():
+        command = shlex.split(line, comments=True)
+        assert command[:3] == ["python", "-m", "asyncgen"]
+        done = asyncgen(*command[3:], cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        if command[3] == "init":
+            path = tmp_path / "my.yaml"
+            # The same file, with the backend that needs no model and fewer stories.
+            text = re.sub(r"backend:\n(  .*\n)+", "backend: {kind: echo}\n", path.read_text())
+            path.write_text(text.replace("num_stories: 1000", "num_stories: 20"))
+        if command[3] == "run":
+            assert len(records(tmp_path / "stories.jsonl")) == (2000 if "2000" in command else 20)
+
+
+def test_the_configuration_shown_loads(tmp_path: Path) -> None:
+    (block,) = blocks("yaml")
+    (tmp_path / "c.yaml").write_text(block)
+    assert load_config(tmp_path / "c.yaml").model_name == "bedtime-tiny"
+
+
+def test_the_record_shown_has_the_keys_of_a_record(tmp_path: Path) -> None:
+    done = asyncgen("run", *ECHO, "--num-stories", "1", "--output-path", "s.jsonl", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (record,) = records(tmp_path / "s.jsonl", timings=True)
+    (block,) = blocks("json")
+    shown = json.loads(block)
+    assert list(shown) == list(record)
+    assert list(shown["metadata"]) == list(record["metadata"])
+    assert {key: type(value) for key, value in shown.items()} == {key: type(value) for key, value in record.items()}
+
+
+def test_exit_codes_and_flags_are_those_of_the_program() -> None:
+    for command in ("run", "init", "check"):
+        text = asyncgen(command, "--help", cwd=ROOT).stdout
+        for flag in set(re.findall(rf"asyncgen {command}[^\n#]*?(--[a-z-]+)", README)):
+            assert flag in text
+
+
+@pytest.mark.skipif(not (bundled_model() / "model.safetensors").exists(), reason="the bundled model is not trained yet")
+def test_the_embedding_snippet_prints_five_stories() -> None:
+    (block,) = blocks("python")
+    done = subprocess.run(
+        [sys.executable, "-c", block], cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("{'word1': ") == 5
