@@ -100,7 +100,10 @@ def read(path: Path) -> Manifest | None:
         return None
     try:
         found = json.loads(data)
-        if isinstance(found, dict) and isinstance(number := found.get("format"), int) and number > FORMAT:
+        number = found.get("format") if isinstance(found, dict) else None
+        if not isinstance(number, int):
+            raise ValueError("no format")  # noqa: TRY301, TRY004  # one message for all of them
+        if number > FORMAT:
             raise ResumeRefused(
                 f"{path} is of format {number}; this asyncgen knows up to {FORMAT}", hint="update asyncgen"
             )

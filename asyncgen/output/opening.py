@@ -15,10 +15,10 @@ from asyncgen.errors import OutputFailed, ResumeRefused
 from asyncgen.output import manifest as manifests
 from asyncgen.output.fingerprint import Difference, Fingerprint, compare, fingerprint
 from asyncgen.output.manifest import Manifest, State, Timings
-from asyncgen.output.places import Places, size_of, sync_folder
+from asyncgen.output.places import Places, size_of
 from asyncgen.output.recovery import Kept, Mark, cut, examine
 
-__all__ = ["Opened", "Progress", "failing", "make_folder", "now", "peek", "prepare"]
+__all__ = ["Opened", "Progress", "failing", "now", "peek", "prepare"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +77,12 @@ def prepare(
     look = _look(places, config, inputs)
     if look is None:
         cut(places, Mark())
-        print_ = fingerprint(config, inputs)
+        made_from = fingerprint(config, inputs)
         old, kept = Manifest(timings=Timings(began=now())), Kept(Mark())
         news: tuple[str, ...] = ()
     else:
         cut(places, look.kept.mark)
-        old, kept, print_ = look.manifest, look.kept, look.fingerprint
+        old, kept, made_from = look.manifest, look.kept, look.fingerprint
         news = _news(look, versions)
     manifest = old.model_copy(
         update={
@@ -97,19 +97,11 @@ def prepare(
             "versions": manifests.versions() | dict(versions),
             "hardware": manifests.hardware() | dict(hardware),
             "notes": [*old.notes, *(f"{now()}, index {kept.mark.index}: {note}" for note in news)],
-            "fingerprint": print_,
+            "fingerprint": made_from,
             "config": config.resolved(),
         }
     )
     return Opened(kept.mark, manifest, news)
-
-
-def make_folder(folder: Path) -> None:
-    """Makes ``folder`` and what is missing above it, for good."""
-    missing = [each for each in (folder, *folder.parents) if not each.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for each in missing:
-        sync_folder(each.parent)
 
 
 @contextmanager

@@ -1,20 +1,18 @@
 """The two files of an output, opened for appending through aiofiles.
 
-Unbuffered: a buffered file would write its rest again when it is closed after a failure. Every call runs in the
-executor given, one thread, so calls take effect in the order they were made even if a waiter is torn away.
+Unbuffered: a buffered file would write its rest again when it is closed after a failure.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
-from concurrent.futures import Executor
 
 import aiofiles
 from aiofiles.threadpool.binary import AsyncFileIO
 
 from asyncgen.output.places import Places
 from asyncgen.output.recovery import Mark
+from asyncgen.output.thread import DiskThread
 
 __all__ = ["Pair"]
 
@@ -22,16 +20,16 @@ __all__ = ["Pair"]
 class Pair:
     """Appends, makes lasting, and cuts back. Every method raises OSError and then leaves clearing up to the caller."""
 
-    def __init__(self, places: Places, executor: Executor) -> None:
+    def __init__(self, places: Places, thread: DiskThread) -> None:
         self._paths = (places.stories, places.rejected)
-        self._executor = executor
+        self._thread = thread
         self._files: list[AsyncFileIO] = []
         self._unsynced: set[int] = set()
 
     async def open(self) -> None:
         """Opens both files; those that are not there are made."""
         for path in self._paths:
-            self._files.append(await aiofiles.open(path, "ab", buffering=0, executor=self._executor))
+            self._files.append(await aiofiles.open(path, "ab", buffering=0, executor=self._thread.executor))
 
     async def append(self, stories: bytes, rejected: bytes) -> None:
         """Appends whole lines to each. Visible to readers at once; lasting only after ``sync``."""
@@ -46,7 +44,7 @@ class Pair:
         """
         for number in sorted(self._unsynced):
             self._unsynced.discard(number)
-            await self._run(os.fsync, self._files[number].fileno())
+            await self._thread.run(os.fsync, self._files[number].fileno())
 
     async def cut(self, mark: Mark) -> None:
         """Takes back what was appended after ``mark``."""
@@ -64,6 +62,3 @@ class Pair:
         rest = memoryview(data)
         while rest:
             rest = rest[await file.write(rest) :]
-
-    async def _run(self, function: object, *args: object) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._executor, function, *args)  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from asyncgen.errors import ConfigError
 
-__all__ = ["Places", "read_before", "size_of", "sync_folder"]
+__all__ = ["Places", "make_folder", "read_before", "size_of", "sync_folder"]
 
 _BLOCK = 1 << 16
 
@@ -73,3 +73,11 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def make_folder(folder: Path) -> None:
+    """Makes ``folder`` and what is missing above it, for good."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in missing:
+        sync_folder(each.parent)

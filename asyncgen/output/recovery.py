@@ -90,11 +90,15 @@ def examine(places: Places, synced: Mark, seed: int) -> Kept:
 
 
 def cut(places: Places, mark: Mark) -> None:
-    """Cuts both files back to ``mark``, for good. Raises OSError."""
+    """Cuts both files back to ``mark`` and makes what is left last. Raises OSError.
+
+    What a killed run wrote after its last fsync is in the files, but only in memory: nothing may claim it before this.
+    """
     for path, size in ((places.stories, mark.stories), (places.rejected, mark.rejected)):
-        if size_of(path) > size:
+        if path.exists():
             with path.open("r+b", buffering=0) as file:
-                file.truncate(size)
+                if size_of(path) > size:
+                    file.truncate(size)
                 os.fsync(file.fileno())
 
 

@@ -14,30 +14,26 @@ is, which is true of the files still.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 import anyio
 import anyio.lowlevel
-import anyio.to_thread
-from filelock import FileLock, Timeout
 
 from asyncgen.config import Config
-from asyncgen.errors import OutputFailed, OutputInUse
+from asyncgen.errors import OutputFailed
 from asyncgen.output import manifest as manifests
 from asyncgen.output.lines import Place, encode, kinds_of, place_of
 from asyncgen.output.manifest import State, Synced, Totals
-from asyncgen.output.opening import Opened, failing, make_folder, now, prepare
+from asyncgen.output.opening import Opened, failing, now, prepare
 from asyncgen.output.pair import Pair
 from asyncgen.output.places import Places
 from asyncgen.output.recovery import Mark
+from asyncgen.output.thread import DiskThread, disk_thread, locked
 from asyncgen.records import Rejection, Story
 
 __all__ = ["GROUP_SECONDS", "MANIFEST_SECONDS", "Output", "open_output"]
@@ -46,9 +42,7 @@ GROUP_SECONDS = 0.5
 """Least time between two fsyncs."""
 MANIFEST_SECONDS = 10.0
 """Least time between two manifests."""
-_MANY = 64
-
-_T = TypeVar("_T")
+_MANY = 256
 
 
 @asynccontextmanager
@@ -64,26 +58,33 @@ async def open_output(
     ``inputs`` are all texts, files and model directories that records depend on, by name (see ``fingerprint``).
     ``versions`` and ``hardware`` add to what the manifest says of both.
 
-    Raises OutputInUse, ResumeRefused, OutputDamaged, OutputFailed, DataError, ConfigError; nothing has been changed
-    then but for the folder and the lock file. Leaving waits for the disk and for no thread else.
+    Raises OutputInUse, ResumeRefused, OutputDamaged, DataError and ConfigError, and then only the folder and the lock
+    file are new; OutputFailed if the disk fails. Leaving waits for the disk, and no thread of this is left.
     """
-    executor = ThreadPoolExecutor(1, thread_name_prefix="asyncgen-output")
-    try:
-        places = await _run(executor, Places.of, config.output_path)
-        async with _locked(places, executor), _pair(places, executor) as pair:
-            with anyio.CancelScope(shield=True), failing(places):
-                opened = await _run(executor, prepare, places, config, inputs or {}, versions or {}, hardware or {})
+    async with AsyncExitStack() as stack:
+        thread = await stack.enter_async_context(disk_thread())
+        places = await thread.run(Places.of, config.output_path)
+        with failing(places):
+            await stack.enter_async_context(locked(places, thread))
+            pair = await stack.enter_async_context(_closing(Pair(places, thread)))
+            with anyio.CancelScope(shield=True):
+                opened = await thread.run(prepare, places, config, inputs or {}, versions or {}, hardware or {})
                 await pair.open()
-                await _run(executor, manifests.replace, places.manifest, opened.manifest)
-            output = Output(config, places, pair, opened, executor)
-            try:
-                yield output
-            finally:
-                await output.close()
+                await thread.run(manifests.replace, places.manifest, opened.manifest)
+        output = Output(config, places, pair, opened, thread)
+        try:
+            yield output
+        finally:
+            await output.close()
+
+
+@asynccontextmanager
+async def _closing(pair: Pair) -> AsyncIterator[Pair]:
+    try:
+        yield pair
     finally:
-        with anyio.CancelScope(shield=True):
-            # Joins a thread with nothing left to do; even that would block the loop.
-            await anyio.to_thread.run_sync(executor.shutdown, limiter=anyio.CapacityLimiter(1))
+        with anyio.CancelScope(shield=True), suppress(OSError):  # all of it is synced, or has been given up
+            await pair.close()
 
 
 @dataclass(slots=True)
@@ -98,9 +99,9 @@ class _Group:
 class Output:
     """An open output. One task at a time writes."""
 
-    def __init__(self, config: Config, places: Places, pair: Pair, opened: Opened, executor: Executor) -> None:
+    def __init__(self, config: Config, places: Places, pair: Pair, opened: Opened, thread: DiskThread) -> None:
         self._goal = config.num_stories
-        self._places, self._pair, self._executor = places, pair, executor
+        self._places, self._pair, self._thread = places, pair, thread
         self._manifest = opened.manifest
         self._written = self._committed = opened.mark
         self._reasons = Counter(opened.manifest.totals.reasons)
@@ -151,8 +152,8 @@ class Output:
         written, for records out of order, counts that are not theirs, or numbers that JSON does not have.
         """
         await anyio.lowlevel.checkpoint_if_cancelled()  # the rest is shielded: without it, a loop of writes never ends
-        many = len(records) > _MANY  # enough to hold up the loop
-        group, end = await _run(self._executor, self._encode, records) if many else self._encode(records)
+        many = len(records) > _MANY  # more than a few milliseconds of the loop's time
+        group, end = await self._thread.run(self._encode, records) if many else self._encode(records)
         async with self._whole():
             await self._pair.append(bytes(group.stories), bytes(group.rejected))
             self._written = end
@@ -235,7 +236,7 @@ class Output:
         self._committed, self._committed_at = self._written, time.monotonic()
         self._committed_reasons = Counter(self._reasons)
         if last is not None or self._committed_at - self._manifest_at >= MANIFEST_SECONDS:
-            await _run(self._executor, manifests.replace, self._places.manifest, self._manifest_now(last or "running"))
+            await self._thread.run(manifests.replace, self._places.manifest, self._manifest_now(last or "running"))
             self._manifest_at = time.monotonic()
 
     def _manifest_now(self, state: State) -> manifests.Manifest:
@@ -249,41 +250,3 @@ class Output:
                 "timings": old.timings.model_copy(update={"updated": now(), "seconds": seconds}),
             }
         )
-
-
-@asynccontextmanager
-async def _locked(places: Places, executor: Executor) -> AsyncIterator[None]:
-    """Holds the lock. It belongs to an open file of this process, so it ends with it and is never stale."""
-    lock = FileLock(places.lock, thread_local=False)
-    try:
-        with anyio.CancelScope(shield=True), failing(places):
-            await _run(executor, _take, lock, places)
-        yield
-    finally:
-        with anyio.CancelScope(shield=True):
-            await _run(executor, lock.release)
-
-
-def _take(lock: FileLock, places: Places) -> None:
-    make_folder(places.lock.parent)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout as error:
-        raise OutputInUse(
-            f"{places.stories} is being written by another run", hint="wait for it, or give another output_path"
-        ) from error
-
-
-@asynccontextmanager
-async def _pair(places: Places, executor: Executor) -> AsyncIterator[Pair]:
-    """Closes what is open of it."""
-    pair = Pair(places, executor)
-    try:
-        yield pair
-    finally:
-        with anyio.CancelScope(shield=True):
-            await pair.close()
-
-
-async def _run(executor: Executor, function: Callable[..., _T], *args: object) -> _T:
-    return await asyncio.get_running_loop().run_in_executor(executor, function, *args)

@@ -157,6 +157,14 @@ def test_a_source_may_have_grown_and_not_changed(tmp_path: Path) -> None:
     assert len(compare(begun, fingerprint(Config(), inputs | {"sources[0]": path, "vocabulary": "moons"}, begun))) == 2
 
 
+def test_nothing_but_a_source_may_have_grown(tmp_path: Path) -> None:
+    path = tmp_path / "words.txt"
+    path.write_text("moon\n")
+    begun = fingerprint(Config(), {"vocabulary": path})
+    path.write_text("moon\nsun\n")
+    assert len(compare(begun, fingerprint(Config(), {"vocabulary": path}, begun))) == 1
+
+
 def test_a_model_directory_is_its_files(tmp_path: Path) -> None:
     model = tmp_path / "model"
     (model / "templates").mkdir(parents=True)

@@ -191,6 +191,20 @@ async def test_a_power_cut_loses_at_most_what_was_not_committed(
             assert on_disk(after) == whole
 
 
+async def test_what_a_killed_run_left_in_memory_is_synced_before_it_is_claimed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_at(tmp_path)
+    await write_until(config, 0)
+    places = Places.of(config.output_path)
+    for path, data in zip((places.stories, places.rejected), lines_of(take(records(), 20)), strict=True):
+        path.write_bytes(data)
+    disk = _Disk(places)
+    disk.record(monkeypatch)
+    async with writing.open_output(config, INPUTS) as output:
+        assert output.start == Manifest.model_validate_json(disk.manifest).mark.index == 20
+
+
 class _Disk:
     """What of the two files is on the disk for good: sizes at their last fsync."""
 
@@ -209,6 +223,8 @@ class _Disk:
                     self.safe[path] = path.stat().st_size
 
         def noting_replace(path: Path, manifest: Manifest) -> None:
+            assert self.safe[self.places.stories] >= manifest.synced.stories
+            assert self.safe[self.places.rejected] >= manifest.synced.rejected
             replace(path, manifest)
             self.manifest = path.read_bytes()
 

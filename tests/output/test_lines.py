@@ -18,6 +18,7 @@ from tests.output.making import records, take
 
 BRIEF = ["story_id", "prompt_id", "content", "word_count", "generation_time", "tokens_generated", "tokens_per_second"]
 STORY, REJECTION = (next(each for each in take(records(), 20) if isinstance(each, kind)) for kind in (Story, Rejection))
+HARD = ("a\ud800b", "\ud83c\udf19", "a\u2028b\x85c", "")
 texts = st.text(st.characters(), max_size=40)  # surrogates included
 
 
@@ -129,3 +130,11 @@ def test_a_record_that_contradicts_itself_is_foreign(changes: dict[str, Any]) ->
 
 def test_places_compare_by_value() -> None:
     assert Place(1, 1, 1) == Place(index=1, accepted=1, rejected=1)
+
+
+def test_a_strict_reader_reads_it() -> None:
+    """The one under ``datasets.load_dataset("json")``."""
+    reader = pytest.importorskip("pyarrow.json")
+    made = [replace(STORY, content=text) for text in HARD]
+    table = reader.read_json(io.BytesIO(b"".join(map(encode, made))))
+    assert table.column("content").to_pylist() == ["a\ufffdb", "\U0001f319", "a\u2028b\x85c", ""]

@@ -104,7 +104,9 @@ async def test_cut_at_every_byte_it_is_refused_and_nothing_changes(tmp_path: Pat
     assert (await write_until(config, 12)).start == 12
 
 
-@pytest.mark.parametrize("content", [b"[]", b"7", b'"text"', b"null", b'{"format": 1, "synced": 7}', b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "content", [b"{}", b"[]", b"7", b'"text"', b"null", b'{"format": 1, "synced": 7}', b"\xff\xfe"]
+)
 async def test_what_is_no_manifest_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "stories.run.json").write_bytes(content)
     with pytest.raises(ResumeRefused, match="not a manifest"):

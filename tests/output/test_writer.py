@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -293,3 +294,47 @@ async def test_a_write_torn_away_by_asyncio_is_taken_back(tmp_path: Path, monkey
     monkeypatch.undo()
     await write_until(config, 30)
     assert on_disk(config) == lines_of(take(records(), 30))
+
+
+async def test_a_commit_torn_away_by_asyncio_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = config_at(tmp_path)
+    begun = anyio.Event()
+
+    async def stuck(_: Pair) -> None:
+        begun.set()
+        await asyncio.sleep(60)
+
+    plan = records()
+    async with open_output(config, INPUTS) as output:
+        await output.write(take(plan, 5))
+        await output.commit()
+        reasons = output.reasons
+        await output.write(take(plan, 15))
+        assert output.reasons != reasons
+        with monkeypatch.context() as patch:
+            patch.setattr(Pair, "sync", stuck)
+            task = asyncio.get_running_loop().create_task(output.commit())
+            await begun.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+    assert (output.start, output.reasons) == (5, reasons)
+    found = manifests.read(tmp_path / "stories.run.json")
+    assert found is not None
+    assert (found.mark.index, found.totals.reasons) == (5, reasons)
+    assert on_disk(config) == lines_of(take(records(), 5))
+
+
+async def test_only_what_was_written_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = os.fsync, []
+
+    def count(descriptor: int) -> None:
+        calls.append(descriptor)
+        real(descriptor)
+
+    async with open_output(config_at(tmp_path), INPUTS) as output:
+        monkeypatch.setattr(os, "fsync", count)
+        await output.write(take(records(), 1))
+        for _ in range(3):
+            await output.commit()
+        assert len(calls) == 1
