@@ -6,7 +6,7 @@ Opens what a run needs in the order in which it is cheap to refuse (inputs, mode
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from asyncgen.config import Config, EchoBackend
 from asyncgen.errors import RunStopped, SourcesEnded, TooManyRejections
 from asyncgen.metrics import Snapshot
 from asyncgen.output import Output, Places, Progress, Seen, open_output, peek, seen_stories
-from asyncgen.pipeline import Flow, single_cause
+from asyncgen.pipeline import Flow, Sink, single_cause
 from asyncgen.prompts import input_files, open_source
 from asyncgen.records import Rejection, Story
 from asyncgen.report import Outcome, Report
@@ -105,7 +105,7 @@ async def _let_go(
         if watch is not None:
             watchers.start_soon(watch, flow)
         try:
-            await flow.run(write)
+            await _run_and_describe(flow, output, write)
         except RunStopped as stopped:
             outcome: Outcome = "too many rejections" if isinstance(stopped, TooManyRejections) else "sources ended"
             stopped.report = _report(outcome, flow.snapshot(), output, told)
@@ -117,8 +117,28 @@ async def _let_go(
     return _report("stopped" if ended else "complete", flow.snapshot(), output, told)
 
 
+async def _run_and_describe(flow: Flow, output: Output, write: Sink) -> None:
+    """Runs the flow; however it ends, the manifest tells what this session measured."""
+    try:
+        await flow.run(write)
+    finally:
+        s = flow.snapshot()
+        output.describe(
+            {
+                "last session": {
+                    "stories": s.new,
+                    "attempts": s.attempts,
+                    "tokens": s.tokens,
+                    "seconds": round(s.seconds, 3),
+                    "busy seconds": round(s.busy_seconds, 3),
+                    "refused attempts": dict(s.reasons),
+                }
+            }
+        )
+
+
 @asynccontextmanager
-async def _synced(output: Output) -> AsyncIterator[Callable[[Sequence[Story | Rejection]], Awaitable[None]]]:
+async def _synced(output: Output) -> AsyncIterator[Sink]:
     """A sink that writes to ``output``, and a task that commits what a quiet run has not committed yet."""
     lock = anyio.Lock()
     dirty = anyio.Event()

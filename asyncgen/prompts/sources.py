@@ -68,7 +68,7 @@ def input_files(config: Config) -> dict[str, Path | str]:
     """What a run's prompts depend on besides the configuration's own values: a path for a file, the text itself for
     the template. Only what is in use: no conversation without examples, nothing but ``sources[0]`` for a JSONL source.
 
-    Keys: ``template``, ``vocabulary``, ``features``, ``conversation``; or ``sources[0]``, which may grow between sessions.
+    Keys: ``template``, ``vocabulary``, ``features``, ``conversation``; or ``sources[0]``, which may have grown since.
     """
     source = _jsonl(config)
     if source is not None:
