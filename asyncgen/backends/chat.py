@@ -22,7 +22,6 @@ day it was made.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from threading import Lock
 from typing import Any
 
@@ -40,7 +39,21 @@ _PLAIN_NOTICE = (
     "The model has no chat template: prompts are written as 'User: ...' and 'Assistant: ...' turns, "
     "and a text ends where the next 'User:' begins."
 )
-_DAY = datetime(2026, 1, 1, tzinfo=UTC)
+_SYSTEM_NOTICE = (
+    "Without a system_prompt, the model's chat template inserts a system message of its own; "
+    "set system_prompt to choose what it says."
+)
+_DAY = "01 Jan 2026"
+_CODES = {
+    "%Y": "2026", "%y": "26", "%m": "01", "%-m": "1", "%d": "01", "%-d": "1", "%e": " 1", "%j": "001",
+    "%B": "January", "%b": "Jan", "%A": "Thursday", "%a": "Thu", "%H": "00", "%M": "00", "%S": "00",
+}  # fmt: skip
+_FIXED_CLOCK = (
+    "{%- macro strftime_now(format) -%}{{ format"
+    + "".join(f"|replace('{code}', '{value}')" for code, value in _CODES.items())
+    + " }}{%- endmacro -%}"
+)
+"""Put before a template, it hides transformers' ``strftime_now`` (which takes no argument that could set the day)."""
 _TAIL_TOKENS = 8
 """Tokens decoded beyond a stop string's own bytes, so that it never begins at the edge of what is decoded."""
 
@@ -58,6 +71,10 @@ def cut_at_stop(text: str, stops: Sequence[str]) -> str | None:
     return text[: min(found)] if found else None
 
 
+def _with_fixed_day(template: str) -> str:
+    return _FIXED_CLOCK + template if "strftime_now" in template else template
+
+
 class Chat:
     """One tokenizer, used from several threads at once."""
 
@@ -71,16 +88,16 @@ class Chat:
             self._rust.no_padding()
             self._rust.no_truncation()
         self.has_template = bool(tokenizer.chat_template)
+        self._template = _with_fixed_day(tokenizer.get_chat_template()) if self.has_template else ""
         self.stops = tuple(stops) if self.has_template else (*stops, PLAIN_STOP)
         self._prefix = () if self.has_template else self._special_prefix()
         self._tail = max((len(stop.encode()) for stop in self.stops), default=0) + _TAIL_TOKENS
 
-    @property
-    def notices(self) -> tuple[str, ...]:
-        """What a user should know about how prompts are rendered."""
-        if self.has_template:
-            return ()
-        return (_PLAIN_NOTICE,)
+    def notices(self, system_prompt: str | None) -> tuple[str, ...]:
+        """What a user with this system prompt should know about how prompts are rendered."""
+        if not self.has_template:
+            return (_PLAIN_NOTICE,)
+        return (_SYSTEM_NOTICE,) if system_prompt is None and self._inserts_system_message() else ()
 
     def render(self, messages: Sequence[Message]) -> str:
         """The prompt's text, up to where the answer begins. Raises ModelError if the template refuses it."""
@@ -89,10 +106,10 @@ class Chat:
         try:
             text = self._tokenizer.apply_chat_template(
                 [dict(message) for message in messages],
+                chat_template=self._template,
                 tokenize=False,
                 add_generation_prompt=True,
-                strftime_now=_DAY.strftime,
-                date_string=_DAY.strftime("%d %b %Y"),
+                date_string=_DAY,
             )
         except (TemplateError, TypeError, ValueError, KeyError) as error:
             raise self._refused(messages, error) from error
@@ -132,6 +149,16 @@ class Chat:
             if full[start : start + len(plain)] == plain:
                 return tuple(full[:start])
         return ()
+
+    def _inserts_system_message(self) -> bool:
+        """Whether what leads up to a system message is there without one too, and more than the question follows."""
+        try:
+            given = self.render([Message(role="system", content="SYSTEM"), Message(role="user", content="QUESTION")])
+            absent = self.render([Message(role="user", content="QUESTION")])
+        except ModelError:  # it knows no system role, or wants a longer conversation
+            return False
+        header, found, _ = given.partition("SYSTEM")
+        return bool(found) and absent.startswith(header) and not absent.startswith("QUESTION", len(header))
 
     @staticmethod
     def _refused(messages: Sequence[Message], error: Exception) -> ModelError:

@@ -60,7 +60,7 @@ class Static:
         self._chat = Chat(loaded.tokenizer, config.generation.stop)
         self._fixed_shape = loaded.device.type == "cpu"
         self.limits = Limits(loaded.context_length, self._batch_size())
-        self.notices: tuple[str, ...] = self._chat.notices
+        self.notices: tuple[str, ...] = self._chat.notices(config.system_prompt)
         self._budget = TokenBudget()
         self._meter = Meter()
         self._limiter = CapacityLimiter(1)
