@@ -14,6 +14,7 @@ is, which is true of the files still.
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -167,7 +168,10 @@ class Output:
             await self._commit()
 
     def describe(self, facts: Mapping[str, object]) -> None:
-        """Adds JSON values to the manifest's ``facts``, from its next replacement on."""
+        """Adds JSON values to the manifest's ``facts``, from its next replacement on. Raises ValueError or TypeError
+        for what is none: here, and not when the run ends.
+        """
+        json.dumps(dict(facts), allow_nan=False)
         self._manifest = self._manifest.model_copy(update={"facts": self._manifest.facts | dict(facts)})
 
     def note(self, text: str) -> None:

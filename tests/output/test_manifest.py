@@ -27,6 +27,8 @@ async def test_it_says_what_made_the_output_and_how_far_it_is(tmp_path: Path) ->
         assert manifest_of(tmp_path).state == "running"
         await output.write(take(records(), 10))
         output.describe({"speed": {"tokens_per_second": 5.0}})
+        with pytest.raises(ValueError, match="JSON"):
+            output.describe({"speed": float("nan")})
         output.note("slots are not for this model")
     found = manifest_of(tmp_path)
     stories, rejected = lines_of(take(records(), 10))
