@@ -19,7 +19,7 @@ __all__ = ["check_model", "locate"]
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _HUB_ID_LENGTH = 96
 _PICKLE_PATTERNS = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json", "spiece.model")
+_TOKENIZER_PATTERNS = ("tokenizer.*", "vocab*", "*.model", "*.spm", "tekken.json")
 
 
 def check_model(config: Config) -> None:
@@ -85,9 +85,9 @@ def _check_directory(directory: Path) -> None:
             + (f", only {', '.join(pickles)}" if pickles else ""),
             hint="pickled weights can run code when they are loaded; convert them to safetensors" if pickles else None,
         )
-    if not any((directory / name).is_file() for name in _TOKENIZER_FILES):
+    if not any(any(directory.glob(pattern)) for pattern in _TOKENIZER_PATTERNS):
         raise ModelError(
-            f"no tokenizer in {str(directory)!r}: none of {', '.join(_TOKENIZER_FILES)} is there",
+            f"no tokenizer in {str(directory)!r}: there is no tokenizer.json, tokenizer.model or vocab file",
             hint="save the tokenizer beside the model with tokenizer.save_pretrained",
         )
 

@@ -89,7 +89,7 @@ def _load_model(
     place: Path | str, device: torch.device, backend: AutoBackend | StaticBackend, common: dict[str, Any]
 ) -> tuple[Any, dict[str, Any]]:
     """The model and transformers' loading report. ``eager`` attention on the CPU: see static.py on sameness."""
-    on_cpu = device.type == "cpu" and backend.device_map is None
+    on_cpu = device.type == "cpu"
     arguments: dict[str, Any] = {
         "dtype": "float32" if backend.dtype == "auto" and on_cpu else backend.dtype,
         "device_map": backend.device_map,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
@@ -113,6 +116,31 @@ def test_out_of_memory_halves_the_batch_and_is_remembered(llama: Path, limit: in
     assert seen.count(8) == 1, "the run learnt from the first time"
 
 
+def test_what_did_not_fit_is_freed_before_it_is_tried_again(llama: Path) -> None:
+    left: list[weakref.ref[torch.Tensor]] = []
+    alive: list[bool] = []
+
+    def fails_once(forward: Forward, **inputs: Any) -> Any:
+        if not left:
+            big = torch.zeros(1000)
+            left.append(weakref.ref(big))
+            raise torch.OutOfMemoryError("simulated")
+        alive.append(left[0]() is not None)
+        return forward(**inputs)
+
+    async def main() -> None:
+        async with open_backend(config_for(llama)) as backend:
+            Wrapped(backend, fails_once)
+            await complete(backend, make_prompts(backend, make_messages(4), 3))
+
+    gc.disable()  # counting references has to do
+    try:
+        anyio.run(main)
+    finally:
+        gc.enable()
+    assert alive[0] is False
+
+
 def test_out_of_memory_for_one_prompt_alone_rejects_only_that(llama: Path) -> None:
     conversations = make_messages(5)
     conversations[3] = ({"role": "user", "content": "long " * 60},)
@@ -196,8 +224,6 @@ def test_cancelled_in_mid_generation_it_returns_within_a_step(llama: Path) -> No
 
 def test_cancelled_by_asyncio_itself_it_leaves_no_thread_working(llama: Path) -> None:
     async def main() -> None:
-        import asyncio
-
         entered, steps = threading.Event(), list[bool]()
         async with open_backend(slow_config(llama)) as backend:
             Wrapped(backend, endless(entered, steps))
@@ -266,8 +292,6 @@ def test_the_event_loop_lives_on_while_a_model_is_loaded_and_used(llama: Path) -
 
 
 def test_the_model_is_freed_on_exit(llama: Path) -> None:
-    import weakref
-
     async def main() -> weakref.ref[Any]:
         async with open_backend(config_for(llama)) as backend:
             assert isinstance(backend, Static)
