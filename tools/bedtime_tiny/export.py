@@ -1,5 +1,6 @@
 """Writes the trained model in the form that ships: half-precision weights, tokenizer, chat template, settings."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -22,3 +23,16 @@ def export(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, director
     )
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
+    _tidy(directory)
+
+
+def _tidy(directory: Path) -> None:
+    """Keep of the tokenizer's settings what means something elsewhere; let everyone read the files."""
+    settings = directory / "tokenizer_config.json"
+    kept = json.loads(settings.read_text(encoding="utf-8"))
+    for name in ("is_local", "local_files_only", "backend"):
+        kept.pop(name, None)
+    kept["tokenizer_class"] = "PreTrainedTokenizerFast"
+    settings.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+    for path in directory.iterdir():
+        path.chmod(0o644)

@@ -12,9 +12,12 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from tools.bedtime_tiny import conversation
+from tools.bedtime_tiny import cast, conversation
 from tools.bedtime_tiny.conversation import Conversation
 from tools.bedtime_tiny.tokenizer import BEGIN, END, PAD, TURN
+
+NAME_WEIGHT = 2.0
+NAMES = frozenset(cast.BOYS + cast.GIRLS)
 
 
 @dataclass(frozen=True)
@@ -40,18 +43,31 @@ class Row:
 Batch = tuple[torch.Tensor, torch.Tensor]  # ids and weights, both (rows, length)
 
 
-def _pieces(drawn: Conversation, word_weight: float) -> Iterator[tuple[str, str, float, tuple[str, ...]]]:
-    """(role, content, weight, words that weigh more) of each message."""
+def _pieces(drawn: Conversation) -> Iterator[tuple[str, str, float, tuple[str, ...]]]:
+    """(role, content, weight, words to copy) of each message."""
     if drawn.system:
         yield "system", drawn.system, 0.0, ()
     for turn in drawn.turns:
         yield "user", turn.question, 0.0, ()
-        yield "assistant", turn.answer, 1.0 if turn.learn else 0.0, turn.words if turn.learn and word_weight > 1 else ()
+        yield "assistant", turn.answer, 1.0 if turn.learn else 0.0, turn.words if turn.learn else ()
 
 
-def _spans(text: str, words: Sequence[str]) -> list[tuple[int, int]]:
+def _word_spans(text: str, words: Sequence[str]) -> list[tuple[int, int]]:
+    """Where the required words stand, plain inflections included."""
     pattern = r"(?<![a-z])(?:" + "|".join(map(re.escape, words)) + r")(?:e?s|e?d|ing)?(?![a-z])"
     return [match.span() for match in re.finditer(pattern, text, re.IGNORECASE)] if words else []
+
+
+def _name_spans(text: str) -> list[tuple[int, int]]:
+    """Where a name comes back after its first mention."""
+    spans: list[tuple[int, int]] = []
+    met: set[str] = set()
+    for match in re.finditer(r"[A-Z][a-z]+", text):
+        if match[0] in met:
+            spans.append(match.span())
+        elif match[0] in NAMES:
+            met.add(match[0])
+    return spans
 
 
 class Encoder:
@@ -65,17 +81,19 @@ class Encoder:
         self._newline = self._core.encode("\n").ids
 
     def row(self, drawn: Conversation, word_weight: float) -> Row:
-        """One conversation as a row."""
+        """One conversation as a row; required words weigh `word_weight`, repeated names NAME_WEIGHT."""
         ids, weights = [self._begin], [0.0]
-        for role, content, weight, words in _pieces(drawn, word_weight):
+        for role, content, weight, words in _pieces(drawn):
             encoded = self._core.encode(content)
-            spans = _spans(content, words)
+            marked = [(span, word_weight) for span in _word_spans(content, words)]
+            marked += [(span, NAME_WEIGHT) for span in (_name_spans(content) if weight else ())]
             head = [self._turn, *self._heads[role]]
             ids += [*head, *encoded.ids, self._end, *self._newline]
             weights += [0.0] * len(head)
             for start, end in encoded.offsets:
-                heavy = any(start < high and low < end for low, high in spans)
-                weights.append(word_weight if heavy else weight)
+                weights.append(
+                    max((heavy for (low, high), heavy in marked if start < high and low < end), default=weight)
+                )
             weights += [weight] + [0.0] * len(self._newline)
         return Row(ids, weights)
 
