@@ -118,6 +118,9 @@ class Generation(_Section):
 class Validation(_Section):
     """What a story must fulfil. Each check gives reasons; together they make a quality score."""
 
+    enabled: bool = True
+    """False accepts every text there is, repeats too, with quality 1.0."""
+
     min_words: Annotated[int, Field(ge=0)] = 30
     """Fewest words."""
     max_words: Annotated[int, Field(ge=1)] = 150

@@ -55,6 +55,7 @@ class Ordering:
         self._is_new = is_new
         self._waiting: dict[int, Verdict] = {}
         self._recent: deque[bool] = deque(maxlen=HOPELESS_AFTER)
+        self._recent_rejected = 0
         self._next = start
         self._hopeless = False
         self.accepted = accepted
@@ -82,11 +83,11 @@ class Ordering:
 
     def summary(self) -> str:
         """How the last decided indices went, in words."""
-        rejected = self._recent.count(False)
-        return f"{rejected} of the last {len(self._recent)} prompts were rejected"
+        return f"{self._recent_rejected} of the last {len(self._recent)} prompts were rejected"
 
     def _without_repeat(self, verdict: Verdict) -> Verdict:
-        checked = verdict.accepted and self._config.validation.reject_repeats
+        validation = self._config.validation
+        checked = verdict.accepted and validation.enabled and validation.reject_repeats
         if not checked or self._is_new(verdict.completion.text):
             return verdict
         self.repeats += 1
@@ -100,10 +101,12 @@ class Ordering:
         self.accepted += accepted
         self.rejected += not accepted
         self._next += 1
-        self._recent.append(accepted)
         if len(self._recent) == HOPELESS_AFTER:
-            share = self._recent.count(False) / HOPELESS_AFTER
-            self._hopeless = share > self._config.max_rejection_rate
+            self._recent_rejected -= not self._recent[0]
+        self._recent.append(accepted)
+        self._recent_rejected += not accepted
+        if len(self._recent) == HOPELESS_AFTER:
+            self._hopeless = self._recent_rejected / HOPELESS_AFTER > self._config.max_rejection_rate
         return self._record(verdict)
 
     def _record(self, verdict: Verdict) -> Story | Rejection:

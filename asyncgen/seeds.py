@@ -6,9 +6,11 @@ state could depend on what happened before, on what else is in flight, or on a r
 
 from __future__ import annotations
 
-from hashlib import blake2b
+from functools import lru_cache
+from hashlib import blake2b, shake_128
+from struct import unpack
 
-__all__ = ["draw", "prompt_id", "sampling_seed", "story_id"]
+__all__ = ["draw", "draw_many", "prompt_id", "sampling_seed", "story_id"]
 
 _MASK32 = 0xFFFFFFFF
 
@@ -19,8 +21,12 @@ def draw(seed: int, purpose: str, *place: int) -> int:
     ``purpose`` keeps draws apart that share a place. The same on every platform and version: BLAKE2b of the
     parts' decimal text.
     """
-    text = f"{seed}/{purpose}/{'/'.join(map(str, place))}"
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
+    return int.from_bytes(blake2b(_key(seed, purpose, place), digest_size=8).digest(), "little")
+
+
+def draw_many(seed: int, purpose: str, *place: int, count: int) -> tuple[int, ...]:
+    """``count`` uniform 64-bit integers for one place, by one long hash: SHAKE128 (FIPS 202) of the same text."""
+    return unpack(f"<{count}Q", shake_128(_key(seed, purpose, place)).digest(8 * count))
 
 
 def sampling_seed(seed: int, index: int, attempt: int) -> int:
@@ -33,13 +39,22 @@ def prompt_id(index: int) -> str:
     return f"prompt_{index + 1:06d}"
 
 
+def _key(seed: int, purpose: str, place: tuple[int, ...]) -> bytes:
+    return f"{seed}/{purpose}/{'/'.join(map(str, place))}".encode()
+
+
+@lru_cache(maxsize=16)
+def _story_key(seed: int) -> int:
+    return draw(seed, "story_id")
+
+
 def story_id(seed: int, index: int) -> str:
     """``story_`` and eight hexadecimal digits: a permutation of the 32-bit index keyed by the seed, so no two
     indices of a run share one (a hash would: 117 times in a million).
 
     Every step is a bijection of 32-bit integers: the mixer is MurmurHash3's fmix32 (Appleby), between key additions.
     """
-    key = draw(seed, "story_id")
+    key = _story_key(seed)
     x = (index + key) & _MASK32
     x ^= x >> 16
     x = (x * 0x85EBCA6B) & _MASK32

@@ -171,7 +171,7 @@ async def _stop_when_asked(flow: Flow, stop: anyio.Event) -> None:
 async def _seen(config: Config, output: Output) -> Seen:
     """The repeats that earlier sessions must be known by, read from the stories on disk."""
     seen = Seen()
-    if output.resumed and config.validation.reject_repeats:
+    if output.resumed and config.validation.enabled and config.validation.reject_repeats:
 
         def read() -> None:
             for content in seen_stories(output.places.stories):

@@ -89,7 +89,7 @@ def judge(completion: Completion, settings: Validation) -> Verdict:
     """Accepts ``completion``, or gives every reason against it.
 
     Pure. About 0.1 ms for a story of 100 words. A completion with an error, or without a word in it, has that one
-    reason and quality 0.
+    reason and quality 0, also when validation is switched off.
     """
     folded = _fold(completion.text)
     words = _words(folded)
@@ -97,6 +97,8 @@ def judge(completion: Completion, settings: Validation) -> Verdict:
         return Verdict(completion, (completion.error or "error: the backend gave no reason",), 0.0, len(words))
     if not words:
         return Verdict(completion, ("empty: there is no word in the text",), 0.0, 0)
+    if not settings.enabled:
+        return Verdict(completion, (), 1.0, len(words))
     facts = _look(completion, folded, words, settings.copy_words)
     score = quality(
         _length_fit(len(words), settings),
@@ -176,7 +178,10 @@ def _fold(text: str) -> str:
 
 
 def _words(folded: str) -> list[str]:
-    return [word for raw in folded.translate(_SPACES).split() if (word := raw.strip("-'"))]
+    clean = folded.translate(_SPACES)
+    if "-" not in clean and "'" not in clean:
+        return clean.split()
+    return [word for raw in clean.split() if (word := raw.strip("-'"))]
 
 
 def _parts(clean: str) -> list[str]:

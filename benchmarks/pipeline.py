@@ -23,12 +23,7 @@ from typing import Any
 from benchmarks.environment import describe, save
 
 ECHO = ["backend={kind: echo}", "generation.batch_size=32"]
-OFF = [
-    (
-        "validation={min_words: 0, max_words: 100000, require_words: false, require_ending: false, max_repetition: 1.0,"
-        " copy_words: 0, reject_repeats: false, min_quality: 0.0}"
-    )
-]
+OFF = ["validation.enabled=false"]
 
 CHILD = """
 import json, resource, sys, time

@@ -324,3 +324,10 @@ def _seconds(done: Completion) -> float:
     start = time.perf_counter()
     judge(done, DEFAULT)
     return time.perf_counter() - start
+
+
+def test_switched_off_accepts_every_text_there_is() -> None:
+    off = Validation(enabled=False, min_words=100)
+    found = verdict("no end", "moon", settings=off)
+    assert (found.reasons, found.quality, found.word_count) == ((), 1.0, 2)
+    assert kinds(verdict("", settings=off)) == ["empty"]

@@ -77,6 +77,7 @@ RULES: dict[str, Rule] = {
     "max_attempts": "records",
     "max_rejection_rate": "free",
     "window": "free",
+    "validation.enabled": "records",
     "validation.min_words": "records",
     "validation.max_words": "records",
     "validation.require_words": "records",

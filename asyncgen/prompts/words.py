@@ -84,7 +84,8 @@ class WordPlan:
     def _make(self, number: int, before: tuple[str, ...]) -> tuple[str, ...]:
         """Shuffle ``number``; the cut that reaches into it holds the last words of ``before``, and passes them over."""
         seed, words = self._seed, self._words
-        order = [words[k] for k in sorted(range(len(words)), key=lambda k: seeds.draw(seed, "shuffle", number, k))]
+        drawn = seeds.draw_many(seed, "shuffle", number, count=len(words))
+        order = [words[k] for k in sorted(range(len(words)), key=drawn.__getitem__)]
         held = len(words) * number % self._count
         if not held:
             return tuple(order)
