@@ -109,10 +109,9 @@ def _load_model(
 def _pretrained(
     place: Path | str, attention: str, common: dict[str, Any], arguments: dict[str, Any]
 ) -> tuple[Any, dict[str, Any]]:
+    # Read beforehand: from a config.json read by the model class itself, an attention implementation would outweigh the
+    # argument, and a name with a slash in it makes transformers fetch code from the hub (seen with 5.23).
     config = AutoConfig.from_pretrained(place, **common)
-    # Set here and not only passed on, for config.json outweighs the argument, and a name with a slash in it makes
-    # transformers fetch code from the hub (seen with 5.23).
-    config._attn_implementation = attention  # noqa: SLF001  # there is no public way after reading the file
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         place, config=config, attn_implementation=attention, **common, **arguments
     )

@@ -17,10 +17,21 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from asyncgen.backends import open_backend
 from asyncgen.backends.chat import render_plain
+from asyncgen.backends.sampling import SamplingParameters, perturb, token_keys
 from asyncgen.backends.static import Static
+from asyncgen.config import Generation
 from asyncgen.errors import ModelError, PromptTooLong
 from asyncgen.records import Message, Prompt
-from tests.backends.helpers import collect, complete, config_for, make_messages, make_model, make_prompts, run
+from tests.backends.helpers import (
+    VOCABULARY,
+    collect,
+    complete,
+    config_for,
+    make_messages,
+    make_model,
+    make_prompts,
+    run,
+)
 
 MODELS = ("llama", "qwen2", "gpt2")
 
@@ -51,6 +62,34 @@ def test_greedy_batches_equal_one_by_one_generate(model: Path) -> None:
     assert [(c.text, c.tokens) for c in found] == expected
     assert {c.finish_reason for c in found if c.tokens == 24} <= {"length"}
     assert {c.finish_reason for c in found if c.tokens < 24} <= {"stop"}
+
+
+@pytest.mark.parametrize("model", MODELS, indirect=True)
+def test_each_token_is_sampled_by_its_own_seed_and_position(model: Path) -> None:
+    """Against whole forward passes without a cache, one prompt at a time."""
+    generation = Generation(temperature=0.9, top_k=100, top_p=0.95, min_p=0.01)
+    parameters = SamplingParameters.uniform(generation, 1, torch.device("cpu"))
+    keys = token_keys(VOCABULARY, torch.device("cpu"))
+    plain: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+
+    def sample(prompt: Prompt, count: int) -> list[int]:
+        tokens = list(prompt.prepared.token_ids)
+        for position in range(count):
+            with torch.inference_mode():
+                logits = plain(torch.tensor([tokens])).logits[:, -1]
+            place, seed = torch.tensor([position]), torch.tensor([prompt.seed])
+            tokens.append(int(perturb(logits, seed, place, keys, parameters).argmax()))
+        return tokens[len(prompt.prepared.token_ids) :]
+
+    async def main() -> None:
+        options = generation.model_dump(include={"temperature", "top_k", "top_p", "min_p"})
+        async with open_backend(config_for(model, **options)) as backend:
+            assert isinstance(backend, Static)
+            for completion in await complete(backend, make_prompts(backend, make_messages(4), 12)):
+                expected = backend._chat.decode(sample(completion.prompt, completion.tokens))
+                assert completion.text == expected
+
+    anyio.run(main)
 
 
 @pytest.mark.parametrize("model", MODELS, indirect=True)
