@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -25,7 +26,7 @@ from asyncgen import errors
 from asyncgen.check import describe
 from asyncgen.config import Config
 from asyncgen.config_file import load_config
-from asyncgen.dashboard import choose_view
+from asyncgen.dashboard import choose_view, tell
 from asyncgen.init_file import render_config, render_schema
 from asyncgen.pipeline import single_cause
 from asyncgen.report import Report
@@ -143,10 +144,10 @@ def main() -> NoReturn:
     try:
         app(arguments, prog_name="asyncgen")
     except errors.AsyncgenError as error:
-        _tell(f"asyncgen: error: {error}")
+        tell(f"asyncgen: error: {error}")
         sys.exit(_exit_code(error))
     except KeyboardInterrupt:
-        _tell("asyncgen: stopped")
+        tell("asyncgen: stopped")
         sys.exit(128 + signal.SIGINT)
     sys.exit(0)
 
@@ -158,23 +159,23 @@ def _run(config: Config) -> int:
     """Runs and returns the exit code, telling a person what happens."""
     done = progress_on_disk(config)
     if done is not None and done.complete:
-        _tell(f"complete: {done.accepted} of {config.num_stories} stories are in {config.output_path}; nothing to do")
+        tell(f"complete: {done.accepted} of {config.num_stories} stories are in {config.output_path}; nothing to do")
         return 0
     goal = "stories until the sources end" if config.num_stories is None else f"{config.num_stories} stories"
     so_far = f" (going on after {done.accepted})" if done is not None and done.accepted + done.rejected else ""
     model = "the echo backend" if config.backend.kind == "echo" else config.model_name
-    _tell(f"asyncgen {asyncgen.__version__}: {goal} with {model}{so_far}")
+    tell(f"asyncgen {asyncgen.__version__}: {goal} with {model}{so_far}")
     signals = _Signals()
     try:
         report = anyio.run(signals.run, config)
     except errors.RunStopped as error:
         if isinstance(error.report, Report):
-            _tell(error.report.summary())
+            tell(error.report.summary())
         raise
     if report is not None:
-        _tell(report.summary())
+        tell(report.summary())
     if signals.received and (report is None or not report.complete):
-        _tell(f"stopped; go on with: {_command_again()}")
+        tell(f"stopped; go on with: {_command_again()}")
         return 128 + signals.received
     return 0
 
@@ -192,7 +193,7 @@ class _Signals:
         with single_cause():
             async with anyio.create_task_group() as group:
                 group.start_soon(self._listen, group.cancel_scope)
-                report = await run(config, stop=self._stop, watch=choose_view(), notice=_tell)
+                report = await run(config, stop=self._stop, watch=choose_view(), notice=tell)
                 group.cancel_scope.cancel()
         return report
 
@@ -203,7 +204,7 @@ class _Signals:
                 self.received = self.received or int(received)
                 if first:
                     assert self._stop is not None
-                    _tell("\nstopping: finishing what is being generated (once more: stop at once)")
+                    tell("stopping: finishing what is being generated (once more: stop at once)")
                     self._stop.set()
                 else:
                     _exit_soon(128 + self.received)
@@ -222,9 +223,4 @@ def _exit_code(error: BaseException) -> int:
 
 
 def _command_again() -> str:
-    return " ".join(["python -m asyncgen", *sys.argv[1:]])
-
-
-def _tell(text: str) -> None:
-    """Everything a person reads goes to standard error: standard output is for results."""
-    print(text, file=sys.stderr, flush=True)
+    return shlex.join(["python", "-m", "asyncgen", *sys.argv[1:]])

@@ -5,6 +5,7 @@ Views only read snapshots. This is the only file that knows tqdm.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Coroutine
 from typing import NoReturn, Protocol, TextIO
@@ -14,10 +15,11 @@ from tqdm import tqdm
 
 from asyncgen.metrics import Snapshot, duration
 
-__all__ = ["Watch", "Watched", "bars", "choose_view", "figures", "plain_lines"]
+__all__ = ["Watch", "Watched", "bars", "choose_view", "figures", "plain_lines", "tell"]
 
 REFRESH_SECONDS = 0.25
 LINE_SECONDS = 10.0
+LEAST_COLUMNS = 20
 
 
 class Watched(Protocol):
@@ -32,9 +34,10 @@ Watch = Callable[[Watched], Coroutine[object, object, None]]
 
 
 def choose_view(stream: TextIO | None = None) -> Watch:
-    """Bars if ``stream`` (standard error by default) is a terminal, else a plain line every ten seconds."""
+    """Bars if ``stream`` (standard error unless told) is a terminal they fit into, else a line every ten seconds."""
     out = sys.stderr if stream is None else stream
-    return bars(out) if out.isatty() else plain_lines(out)
+    fits = out.isatty() and os.get_terminal_size(out.fileno()).columns >= LEAST_COLUMNS
+    return bars(out) if fits else plain_lines(out)
 
 
 def bars(out: TextIO) -> Watch:
@@ -50,7 +53,9 @@ def bars(out: TextIO) -> Watch:
             dynamic_ncols=True,
             smoothing=0.05,
         )
-        details = [tqdm(bar_format="{desc}", file=out, position=n + 1, dynamic_ncols=True) for n in range(3)]
+        details = [
+            tqdm(bar_format="{desc}", file=out, position=n + 1, dynamic_ncols=True, leave=False) for n in range(3)
+        ]
         try:
             while True:
                 _refresh(story_bar, details, flow.snapshot())
@@ -76,6 +81,11 @@ def plain_lines(out: TextIO, every: float = LINE_SECONDS) -> Watch:
             print(f"{snapshot.accepted}{goal} stories{left} | {' | '.join(figures(snapshot))}", file=out, flush=True)
 
     return watch
+
+
+def tell(text: str, out: TextIO | None = None) -> None:
+    """Prints a line for a person, on standard error unless told; bars that are up are not torn by it."""
+    tqdm.write(text, file=sys.stderr if out is None else out)
 
 
 def figures(snapshot: Snapshot) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import time
 from pathlib import Path
@@ -182,7 +183,7 @@ def test_the_first_signal_finishes_and_commits(tmp_path: Path, number: signal.Si
     run.send_signal(number)
     _, messages = run.communicate(timeout=60)
     assert run.returncode == code, messages
-    assert f"go on with: python -m asyncgen run {' '.join(flags)}" in messages
+    assert f"go on with: python -m asyncgen run {shlex.join(flags)}" in messages
     assert "Traceback" not in messages
     count = len(stories(tmp_path / "s.jsonl"))
     assert stories(tmp_path / "s.jsonl") == list(range(count))
