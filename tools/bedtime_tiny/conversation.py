@@ -115,15 +115,14 @@ def foreign_answer(rng: random.Random, words: Sequence[str], vocabulary: Sequenc
 
 
 def draw(rng: random.Random, shots: int, *, unknown: float, foreign: float) -> Conversation:
-    """A conversation with so many example turns; `foreign` is the share of them whose examples are all noise."""
+    """A conversation with so many example turns; `foreign` is the share that begins with one or two of noise."""
     vocabulary = sorted(lexicon.kinds())
-    noisy = rng.random() < foreign
+    noise = rng.randint(1, 2) if rng.random() < foreign else 0
     seen: set[tuple[str, ...]] = set()
     turns: list[Turn] = []
     for number in range(shots + 1):
         words, condition = draw_words(rng, vocabulary, unknown), draw_condition(rng, vocabulary)
-        last = number == shots
-        if noisy and not last:
+        if number < min(noise, shots):
             answer, learn = foreign_answer(rng, words, vocabulary), False
         else:
             answer, learn = grammar.tell(rng, words, condition), True

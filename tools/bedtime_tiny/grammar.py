@@ -130,7 +130,7 @@ class Teller:
         text = _CHOICE.sub(lambda match: self.rng.choice(match[1].split("|")), template)
         here = {"over": self.rng.choice(cast.NEARBY), "overp": self.rng.choice(cast.FAR)}
         if word:
-            here |= {"w": word, "aw": lexicon.with_article(word), "Wc": word.capitalize()}
+            here |= {"w": word, "aw": lexicon.with_article(word)}
             here |= {"Aw": here["aw"], "ws": lexicon.plural(word) or "", "wed": lexicon.past(word) or ""}
             here["wing"] = lexicon.progressive(word) or ""
         text = text.format_map(self.fields | here)
