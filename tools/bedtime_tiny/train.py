@@ -8,7 +8,7 @@ learning rate. Every phase leaves a checkpoint, and a later call goes on behind 
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -43,7 +43,7 @@ PHASES = (
     Phase("short", Mix((0,), (1.0,), 0.15, 0.0, 6.0, 256), 5_000_000, (2e-3, 2e-3)),
     Phase("turns", Mix((0, 1, 2), (2.0, 1.0, 2.0), 0.12, 0.4, 4.0, 960), 3_000_000, (2e-3, 2e-3)),
     Phase("long", LONG, 6_300_000, (2e-3, 5e-5)),
-    Phase("polish", LONG, 4_000_000, (1e-3, 2e-5)),
+    Phase("polish", replace(LONG, word_weight=5.0), 2_500_000, (1e-3, 2e-5)),
 )
 
 
