@@ -4,33 +4,38 @@
     async with asyncgen.open_pipeline(config) as stories: ...    # accepted stories into your own loop
     config = asyncgen.load_config("config.yaml")
 
-Importing this loads neither torch nor transformers.
+The names below are imported when they are first used; none of them loads torch or transformers.
 """
 
-from asyncgen.config import Config
-from asyncgen.config_file import load_config
-from asyncgen.errors import (
-    AsyncgenError,
-    BackendFailed,
-    ConfigError,
-    DataError,
-    InputError,
-    ModelError,
-    OutputDamaged,
-    OutputError,
-    OutputFailed,
-    OutputInUse,
-    PromptTooLong,
-    ResumeRefused,
-    RunStopped,
-    SourcesEnded,
-    TooManyRejections,
-)
-from asyncgen.metrics import Snapshot
-from asyncgen.pipeline import Stories, open_pipeline
-from asyncgen.records import Message, Rejection, Story
-from asyncgen.report import Report
-from asyncgen.session import run
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from asyncgen.config import Config
+    from asyncgen.config_file import load_config
+    from asyncgen.errors import (
+        AsyncgenError,
+        BackendFailed,
+        ConfigError,
+        DataError,
+        InputError,
+        ModelError,
+        OutputDamaged,
+        OutputError,
+        OutputFailed,
+        OutputInUse,
+        PromptRefused,
+        PromptTooLong,
+        ResumeRefused,
+        RunStopped,
+        SourcesEnded,
+        TooManyRejections,
+    )
+    from asyncgen.metrics import Snapshot, Watched
+    from asyncgen.pipeline import Stories, open_pipeline
+    from asyncgen.records import Message, Rejection, Story
+    from asyncgen.report import Report
+    from asyncgen.session import run
 
 __version__ = "0.1.0"
 
@@ -47,6 +52,7 @@ __all__ = [
     "OutputError",
     "OutputFailed",
     "OutputInUse",
+    "PromptRefused",
     "PromptTooLong",
     "Rejection",
     "Report",
@@ -57,7 +63,57 @@ __all__ = [
     "Stories",
     "Story",
     "TooManyRejections",
+    "Watched",
     "load_config",
     "open_pipeline",
     "run",
 ]
+
+_HOMES = {
+    "asyncgen.config": ("Config",),
+    "asyncgen.config_file": ("load_config",),
+    "asyncgen.errors": (
+        "AsyncgenError",
+        "BackendFailed",
+        "ConfigError",
+        "DataError",
+        "InputError",
+        "ModelError",
+        "OutputDamaged",
+        "OutputError",
+        "OutputFailed",
+        "OutputInUse",
+        "PromptRefused",
+        "PromptTooLong",
+        "ResumeRefused",
+        "RunStopped",
+        "SourcesEnded",
+        "TooManyRejections",
+    ),
+    "asyncgen.metrics": (
+        "Snapshot",
+        "Watched",
+    ),
+    "asyncgen.pipeline": (
+        "Stories",
+        "open_pipeline",
+    ),
+    "asyncgen.records": (
+        "Message",
+        "Rejection",
+        "Story",
+    ),
+    "asyncgen.report": ("Report",),
+    "asyncgen.session": ("run",),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

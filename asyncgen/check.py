@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncgen.backends import check_model
 from asyncgen.config import Config
 from asyncgen.prompts import Inputs, check_inputs
 from asyncgen.session import progress_on_disk
@@ -12,6 +13,7 @@ __all__ = ["describe"]
 def describe(config: Config) -> str:
     """A few lines on what a run would do. Raises InputError or OutputError for the first thing that is wrong."""
     inputs = check_inputs(config)
+    check_model(config)
     progress = progress_on_disk(config)
     goal = "stories until the sources end" if config.num_stories is None else f"{config.num_stories} stories"
     made = "nothing there yet" if progress is None else f"{progress.accepted} stories are there"

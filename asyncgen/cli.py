@@ -28,9 +28,9 @@ from asyncgen.config import Config
 from asyncgen.config_file import load_config
 from asyncgen.dashboard import choose_view, tell
 from asyncgen.init_file import render_config, render_schema
-from asyncgen.pipeline import single_cause
 from asyncgen.report import Report
 from asyncgen.session import progress_on_disk, run
+from asyncgen.tasks import single_cause
 
 __all__ = ["app", "main"]
 
@@ -116,6 +116,10 @@ def init_command(
     force: Annotated[bool, typer.Option("--force", help="Overwrite it if it exists.")] = False,
 ) -> None:
     """Write a commented configuration, and its JSON Schema for editors beside it."""
+    if file.suffix not in (".yaml", ".yml"):
+        raise errors.ConfigError(
+            f"{file}: a configuration is written as YAML; name it {file.with_suffix('.yaml').name}"
+        )
     schema = file.with_suffix(".schema.json")
     if not force:
         for path in (file, schema):
@@ -127,13 +131,13 @@ def init_command(
         schema.write_text(render_schema(), encoding="utf-8")
     except OSError as error:
         raise errors.ConfigError(f"{file}: cannot be written: {error.strerror}") from None
-    typer.echo(f"wrote {file} (and {schema} for editors); next: python -m asyncgen run {file}")
+    _say(f"wrote {file} (and {schema} for editors); next: python -m asyncgen run {file}")
 
 
 @app.command("check")
 def check_command(config: ConfigArgument = None, sets: SetOption = None) -> None:
     """Check a configuration and everything it names, without loading a model."""
-    typer.echo(describe(load_config(config, sets or ())))
+    _say(describe(load_config(config, sets or ())))
 
 
 def main() -> NoReturn:
@@ -174,17 +178,20 @@ def _run(config: Config) -> int:
         raise
     if report is not None:
         tell(report.summary())
-    if signals.received and (report is None or not report.complete):
-        tell(f"stopped; go on with: {_command_again()}")
-        return 128 + signals.received
-    return 0
+    if not signals.received or (report is not None and report.complete):
+        return 0
+    tell(f"stopped; go on with: {_command_again()}")
+    if signals.count > 1:
+        os._exit(128 + signals.received)  # the interpreter's own end, with torch in it, takes seconds
+    return 128 + signals.received
 
 
 class _Signals:
-    """First SIGINT or SIGTERM: finish what is being generated, commit, stop. Second: stop at once."""
+    """First SIGINT or SIGTERM: finish what was begun, commit, stop. Second: stop at once."""
 
     def __init__(self) -> None:
         self.received = 0
+        self.count = 0
         self._stop: anyio.Event | None = None
 
     async def run(self, config: Config) -> Report | None:
@@ -200,11 +207,11 @@ class _Signals:
     async def _listen(self, everything: anyio.CancelScope) -> None:
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async for received in signals:
-                first = self.received == 0
+                self.count += 1
                 self.received = self.received or int(received)
-                if first:
+                if self.count == 1:
                     assert self._stop is not None
-                    tell("stopping: finishing what is being generated (once more: stop at once)")
+                    tell("stopping: finishing what was begun (once more: stop at once)")
                     self._stop.set()
                 else:
                     _exit_soon(128 + self.received)
@@ -216,6 +223,15 @@ def _exit_soon(code: int) -> None:
     timer = threading.Timer(SECOND_SIGNAL_SECONDS, os._exit, [code])
     timer.daemon = True
     timer.start()
+
+
+def _say(text: str) -> None:
+    """Prints a result on standard output."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        tell(f"asyncgen: error: standard output cannot be written: {error.strerror}")
+        os._exit(1)  # flushing what is buffered would fail once more
 
 
 def _exit_code(error: BaseException) -> int:

@@ -75,7 +75,7 @@ class EchoBackend(_Section):
 
     kind: Literal["echo"]
     """`echo`."""
-    seconds_per_batch: Annotated[float, Field(ge=0)] = 0.0
+    seconds_per_batch: Annotated[float, Field(ge=0, le=3600)] = 0.0
     """Time that a batch takes, in seconds."""
     bad_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of texts, in [0, 1], that are too short to be accepted; drawn from the attempt's sampling seed."""
@@ -199,12 +199,15 @@ class Config(_Section):
     """Change the examples every this many indices, in a seeded order; 0 always takes the first ones."""
     ensure_diversity: bool = True
     """Use every word of the vocabulary once before any is used twice; false draws words independently."""
-    max_attempts: Annotated[int, Field(ge=1)] = 3
+    max_attempts: Annotated[int, Field(ge=1, le=1000)] = 3
     """Attempts at one index before it goes to the rejected file."""
     max_rejection_rate: Annotated[float, Field(ge=0, le=1)] = 0.9
     """Stop the run when more than this share of the last 200 decided indices was rejected."""
-    window: Annotated[int, Field(ge=1)] | None = None
-    """Indices planned and not yet decided, at most; null is 4 x rows x max_attempts, at least 256."""
+    window: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Indices planned and not yet decided, at most (never below twice the rows); null is 4 x rows x max_attempts (of
+    which at most 8 count), at least 256."""
+    drain_timeout: Annotated[float, Field(ge=0, le=86_400)] = 20.0
+    """Seconds that a run which is stopped may take to finish what was begun; then it ends within a decode step."""
     validation: Validation = Validation()
     """What a story must fulfil."""
 

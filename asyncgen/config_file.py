@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 
 from asyncgen.config import Config
 from asyncgen.errors import ConfigError
+from asyncgen.resources import BUNDLED_MODEL
 from asyncgen.yaml_file import Key, parse_value, read_mapping
 
 __all__ = ["load_config"]
@@ -36,7 +37,7 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     """
     values: dict[str, Any] = {}
     origins: dict[Key, str] = {}
-    base = Path.cwd()
+    base = _current_folder()
     if path is not None:
         file = Path(path)
         values, lines = read_mapping(file)
@@ -54,6 +55,7 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
 
 def _apply(override: str, values: dict[str, Any], origins: dict[Key, str]) -> None:
     """Puts one ``a.b=c`` into ``values``."""
+    override = _as_utf8(override)
     where = f"--set {override}"
     dotted, equals, text = override.partition("=")
     key = tuple(dotted.strip().split("."))
@@ -61,7 +63,7 @@ def _apply(override: str, values: dict[str, Any], origins: dict[Key, str]) -> No
         raise ConfigError(f"{where}: expected key=value, as in generation.temperature=0.7")
     layer = {key[-1]: parse_value(text, where)}
     if len(key) == 1:
-        _make_absolute(layer, Path.cwd())
+        _make_absolute(layer, _current_folder())
     section = values
     for name in key[:-1]:
         section = section.setdefault(name, {})
@@ -71,21 +73,36 @@ def _apply(override: str, values: dict[str, Any], origins: dict[Key, str]) -> No
     origins[key] = where
 
 
+def _as_utf8(argument: str) -> str:
+    """An argument as its bytes say in UTF-8, whatever the locale: Python keeps what it cannot decode as surrogates."""
+    try:
+        return argument.encode("utf-8", "surrogateescape").decode()
+    except UnicodeError:
+        raise ConfigError(f"--set {argument.encode(errors='replace').decode()}: the argument is not UTF-8") from None
+
+
+def _current_folder() -> Path:
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        raise ConfigError("the current folder does not exist any more", hint="cd to one that does") from None
+
+
 def _make_absolute(values: dict[str, Any], base: Path) -> None:
     """Resolves relative paths; a template is one if it cannot be a text, a model name if such a directory is there."""
     for name in _PATHS:
         if isinstance(values.get(name), str):
-            values[name] = str(base / values[name])
+            values[name] = str(base / Path(values[name]).expanduser())
     template = values.get("template")
     if isinstance(template, str) and "\n" not in template and "{" not in template:
-        values["template"] = str(base / template)
+        values["template"] = str(base / Path(template).expanduser())
     model = values.get("model_name")
-    if isinstance(model, str) and (model.startswith((".", "/")) or (base / model).is_dir()):
+    if isinstance(model, str) and model != BUNDLED_MODEL and (model.startswith((".", "/")) or (base / model).is_dir()):
         values["model_name"] = str(base / model)
     sources = values.get("sources")
     for source in sources if isinstance(sources, list) else ():
         if isinstance(source, dict) and isinstance(source.get("path"), str):
-            source["path"] = str(base / source["path"])
+            source["path"] = str(base / Path(source["path"]).expanduser())
 
 
 def _problems(

@@ -7,40 +7,45 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Coroutine
-from typing import NoReturn, Protocol, TextIO
+from contextlib import suppress
+from typing import NoReturn, TextIO
 
 import anyio
 from tqdm import tqdm
 
-from asyncgen.metrics import Snapshot, duration
+from asyncgen.metrics import Snapshot, View, Watched, duration
 
-__all__ = ["Watch", "Watched", "bars", "choose_view", "figures", "plain_lines", "tell"]
+__all__ = ["bars", "choose_view", "figures", "plain_lines", "tell"]
 
 REFRESH_SECONDS = 0.25
 LINE_SECONDS = 10.0
 LEAST_COLUMNS = 20
 
 
-class Watched(Protocol):
-    """What a view looks at."""
-
-    def snapshot(self) -> Snapshot:
-        """The state now."""
-
-
-Watch = Callable[[Watched], Coroutine[object, object, None]]
-"""A view: shows what it is given until it is cancelled."""
-
-
-def choose_view(stream: TextIO | None = None) -> Watch:
-    """Bars if ``stream`` (standard error unless told) is a terminal they fit into, else a line every ten seconds."""
+def choose_view(stream: TextIO | None = None, every: float = LINE_SECONDS) -> View:
+    """Bars if ``stream`` (standard error unless told) is a terminal they fit into, else a line now and then."""
     out = sys.stderr if stream is None else stream
+    if out is None:  # the process was started without one
+        return _nothing
     fits = out.isatty() and os.get_terminal_size(out.fileno()).columns >= LEAST_COLUMNS
-    return bars(out) if fits else plain_lines(out)
+    return _outlived(bars(out) if fits else plain_lines(out, every))
 
 
-def bars(out: TextIO) -> Watch:
+async def _nothing(_: Watched) -> None:
+    """A view for nobody."""
+
+
+def _outlived(view: View) -> View:
+    """The same view; when its terminal goes away it ends, and the run goes on."""
+
+    async def watch(flow: Watched) -> None:
+        with suppress(OSError, ValueError):  # a ValueError is what a closed file raises
+            await view(flow)
+
+    return watch
+
+
+def bars(out: TextIO) -> View:
     """A bar of accepted stories and three lines of figures, refreshed four times a second."""
 
     async def watch(flow: Watched) -> None:
@@ -68,7 +73,7 @@ def bars(out: TextIO) -> Watch:
     return watch
 
 
-def plain_lines(out: TextIO, every: float = LINE_SECONDS) -> Watch:
+def plain_lines(out: TextIO, every: float = LINE_SECONDS) -> View:
     """One line of figures every ``every`` seconds."""
 
     async def watch(flow: Watched) -> None:
@@ -84,8 +89,18 @@ def plain_lines(out: TextIO, every: float = LINE_SECONDS) -> Watch:
 
 
 def tell(text: str, out: TextIO | None = None) -> None:
-    """Prints a line for a person, on standard error unless told; bars that are up are not torn by it."""
-    tqdm.write(text, file=sys.stderr if out is None else out)
+    """Prints a line for a person, on standard error unless told; bars that are up are not torn by it. A terminal that
+    is gone hears nothing, which must not end a run.
+    """
+    stream = sys.stderr if out is None else out
+    if stream is None:
+        return
+    with suppress(OSError, ValueError):
+        if getattr(tqdm, "_instances", None):  # bars are up
+            tqdm.write(text, file=stream)
+        else:
+            print(text, file=stream)
+        stream.flush()
 
 
 def figures(snapshot: Snapshot) -> list[str]:
@@ -97,7 +112,9 @@ def figures(snapshot: Snapshot) -> list[str]:
     return [
         f"generator busy {snapshot.busy:.0%}, {snapshot.tokens_per_second:,.0f} tokens/s",
         f"waiting: {queues}; undecided {depths.get('undecided', 0)} of {depths.get('window', 0)}",
-        f"rejected {snapshot.rejected} prompts; attempts refused for: {reasons}" if refused else "nothing rejected",
+        f"rejected {snapshot.rejected} prompts; attempts refused for: {reasons}"
+        if refused or snapshot.rejected
+        else "nothing rejected",
     ]
 
 

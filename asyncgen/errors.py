@@ -1,11 +1,12 @@
 """Every error asyncgen raises on purpose.
 
     AsyncgenError
-    ├── InputError                what the user gave cannot be used; nothing has been generated
+    ├── InputError                what the user gave cannot be used
     │   ├── ConfigError           the configuration: unknown key, wrong type, value out of range
     │   ├── DataError             vocabulary, features, conversation, template or prompts file
     │   └── ModelError            the model: not found, unreachable, refused, or a package it needs is missing
     ├── PromptTooLong             prompt and new tokens exceed the model's context (one record, not the run)
+    ├── PromptRefused             the model's chat template refuses a conversation (one record, not the run)
     ├── OutputError
     │   ├── OutputInUse           another run holds the lock of this output
     │   ├── OutputDamaged         a file on disk is not what a run of ours left there
@@ -21,6 +22,8 @@ A message states what was found and what is allowed; ``hint`` says what to do ab
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = [
     "AsyncgenError",
     "BackendFailed",
@@ -32,6 +35,7 @@ __all__ = [
     "OutputError",
     "OutputFailed",
     "OutputInUse",
+    "PromptRefused",
     "PromptTooLong",
     "ResumeRefused",
     "RunStopped",
@@ -84,6 +88,10 @@ class PromptTooLong(AsyncgenError):
         self.context_length = context_length
 
 
+class PromptRefused(AsyncgenError):
+    """The model's chat template refuses a conversation; the message says why."""
+
+
 class OutputError(AsyncgenError):
     """The output files cannot be opened or written."""
 
@@ -107,7 +115,7 @@ class OutputFailed(OutputError):
 class RunStopped(AsyncgenError):
     """The run ended short of its goal; what was decided is on disk, and ``report`` says how far it came."""
 
-    def __init__(self, message: str, *, hint: str | None = None, report: object | None = None) -> None:
+    def __init__(self, message: str, *, hint: str | None = None, report: Any = None) -> None:
         super().__init__(message, hint=hint)
         self.report = report
 

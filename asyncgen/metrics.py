@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Protocol
 
 from asyncgen.records import Verdict
 
-__all__ = ["Metrics", "Snapshot", "duration"]
+__all__ = ["Metrics", "Snapshot", "View", "Watched", "duration"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +29,11 @@ class Snapshot:
     attempts: int = 0
     """Completions judged in this session."""
     accepted_attempts: int = 0
-    """Of these, accepted by the validators."""
+    """Of these, accepted."""
     first_attempts: int = 0
     """Completions judged that were first attempts."""
     accepted_first: int = 0
-    """Of these, accepted by the validators."""
+    """Of these, accepted."""
     tokens: int = 0
     """Tokens of the completions judged in this session."""
     seconds: float = 0.0
@@ -87,6 +88,17 @@ class Snapshot:
         )
 
 
+class Watched(Protocol):
+    """What a view looks at."""
+
+    def snapshot(self) -> Snapshot:
+        """The state now."""
+
+
+View = Callable[[Watched], Coroutine[object, object, None]]
+"""Shows what it is given until it is cancelled."""
+
+
 class Metrics:
     """What the stages count; one object a run, touched on the event loop only."""
 
@@ -126,10 +138,16 @@ class Metrics:
                 self.accepted_attempts += 1
                 self.accepted_first += first
             else:
-                self.refused(verdict.reasons)
+                self._refuse(verdict.reasons)
 
-    def refused(self, reasons: Iterable[str]) -> None:
-        """Counts the reasons of one refused attempt, by kind: the part before the colon."""
+    def repeated(self, verdicts: Iterable[Verdict]) -> None:
+        """Counts verdicts that the validators had accepted and that turned out to repeat an earlier story."""
+        for verdict in verdicts:
+            self.accepted_attempts -= 1
+            self.accepted_first -= verdict.completion.prompt.attempt == 1
+            self._refuse(verdict.reasons)
+
+    def _refuse(self, reasons: Iterable[str]) -> None:
         self.reasons.update(reason.partition(":")[0] for reason in reasons)
 
 

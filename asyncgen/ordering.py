@@ -27,8 +27,10 @@ class Decisions:
 
     records: tuple[Story | Rejection, ...]
     """Indices decided now, in index order, following without a gap on those before."""
+    repeats: tuple[Verdict, ...]
+    """Verdicts that were accepted, and are refused because their text repeats an earlier story."""
     retries: tuple[Prompt, ...]
-    """Attempts to make again because their text repeats an earlier story."""
+    """The next attempts of those repeats that have one."""
     hopeless: bool
     """Too many of the last indices were rejected: write these records and stop."""
 
@@ -60,8 +62,6 @@ class Ordering:
         self._hopeless = False
         self.accepted = accepted
         self.rejected = rejected
-        self.repeats = 0
-        """Attempts refused here because they repeat an earlier story."""
 
     def __len__(self) -> int:
         """Verdicts that wait for a lower index."""
@@ -72,29 +72,27 @@ class Ordering:
         for verdict in verdicts:
             self._waiting[verdict.completion.prompt.index] = verdict
         records: list[Story | Rejection] = []
+        repeats: list[Verdict] = []
         retries: list[Prompt] = []
         while not self._hopeless and self._next in self._waiting:
-            verdict = self._without_repeat(self._waiting.pop(self._next))
-            if retry := self._retry_of_repeat(verdict):
-                retries.append(retry)
-                break
+            verdict = self._waiting.pop(self._next)
+            if self._repeats(verdict):
+                verdict = replace(verdict, reasons=(REPEAT,))
+                repeats.append(verdict)
+                if retry := next_attempt(verdict, self._config):
+                    retries.append(retry)
+                    break
             records.append(self._decide(verdict))
-        return Decisions(tuple(records), tuple(retries), self._hopeless)
+        return Decisions(tuple(records), tuple(repeats), tuple(retries), self._hopeless)
 
     def summary(self) -> str:
         """How the last decided indices went, in words."""
         return f"{self._recent_rejected} of the last {len(self._recent)} prompts were rejected"
 
-    def _without_repeat(self, verdict: Verdict) -> Verdict:
+    def _repeats(self, verdict: Verdict) -> bool:
         validation = self._config.validation
         checked = verdict.accepted and validation.enabled and validation.reject_repeats
-        if not checked or self._is_new(verdict.completion.text):
-            return verdict
-        self.repeats += 1
-        return replace(verdict, reasons=(REPEAT,))
-
-    def _retry_of_repeat(self, verdict: Verdict) -> Prompt | None:
-        return next_attempt(verdict, self._config) if verdict.reasons == (REPEAT,) else None
+        return checked and not self._is_new(verdict.completion.text)
 
     def _decide(self, verdict: Verdict) -> Story | Rejection:
         accepted = verdict.accepted
@@ -105,7 +103,7 @@ class Ordering:
             self._recent_rejected -= not self._recent[0]
         self._recent.append(accepted)
         self._recent_rejected += not accepted
-        if len(self._recent) == HOPELESS_AFTER:
+        if not accepted and len(self._recent) == HOPELESS_AFTER:
             self._hopeless = self._recent_rejected / HOPELESS_AFTER > self._config.max_rejection_rate
         return self._record(verdict)
 

@@ -9,7 +9,7 @@ producer has ended and no index is undecided, and ``Window`` is the one counter 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -123,8 +123,7 @@ class Window:
         self._waited_for = False
         self.ended = False
         """Nothing will be planned any more."""
-        self.abandoned = False
-        """What is undecided will stay so: the run is stopping."""
+        self._last: int | None = None
 
     @property
     def undecided(self) -> int:
@@ -176,30 +175,34 @@ class Window:
         self.ended = True
         self.bell.ring()
 
-    def abandon(self) -> None:
-        """Ends planning and gives up what is undecided: a stopped run plans it again when it is resumed."""
-        self.abandoned = True
+    def end_after(self, last: int) -> None:
+        """Ends planning; what comes after index ``last`` stays undecided (a stopped run plans it again on resume)."""
+        self._last = last
         self.end()
 
     async def wait_until_settled(self) -> None:
-        """Waits until planning has ended and every planned index is decided (or given up)."""
-        while not (self.ended and (self.abandoned or self.undecided == 0)):
+        """Waits until planning has ended and everything planned, or wanted by ``end_after``, is decided."""
+        while not (self.ended and self.decided >= self._end):
             await self.bell.wait()
+
+    @property
+    def _end(self) -> int:
+        return self.planned if self._last is None else min(self.planned, self._last + 1)
 
 
 class PromptPool:
-    """The bounded queue between producer and generator, and the packer: the generator asks for its next batch.
+    """The queue between producer and generator, and the packer: the generator asks for its next batch.
 
-    At most ``capacity`` fresh prompts wait; retries are let in beyond it, for a feedback edge through a bounded queue
-    is a deadlock. All methods belong to the event loop (threads come through ``anyio.from_thread``).
+    What waits here is undecided, so the window bounds it; a retry is let in whatever waits, for a feedback edge through
+    a bounded queue is a deadlock. All methods belong to the event loop (threads come through ``anyio.from_thread``).
     """
 
-    def __init__(self, window: Window, capacity: int | None = None) -> None:
+    def __init__(self, window: Window) -> None:
         self._window = window
         self._bell = window.bell
-        self._capacity = window.size if capacity is None else capacity
         self._waiting: dict[int, Prompt] = {}
-        self._putting = False
+        self._highest = window.decided - 1
+        self._draining = False
         self._passed = 0
         self._urgent: int | None = None
         self._closed = False
@@ -212,29 +215,14 @@ class PromptPool:
         """Whether ``take`` has nothing more to give."""
         return self._closed
 
-    async def put(self, prompts: Sequence[Prompt]) -> None:
-        """Adds fresh prompts, waiting for room. A closed pool lets them go: the run is stopping, and an index that
-        is not decided is planned again on resume.
+    def put(self, prompts: Iterable[Prompt]) -> None:
+        """Adds fresh prompts, or next attempts. A pool that drains or is closed lets go of what it does not want: the
+        run is stopping, and an index that is not decided is planned again on resume.
         """
         for prompt in prompts:
-            while self._is_full and not self._closed:
-                self._putting = True
-                self._bell.ring()
-                try:
-                    await self._bell.wait()
-                finally:
-                    self._putting = False
-            self._add(prompt)
+            if not self._closed and not (self._draining and prompt.index > self._highest):
+                self._waiting[prompt.index] = prompt
         self._bell.ring()
-
-    def retry(self, prompt: Prompt) -> None:
-        """Adds a prompt's next attempt at once, whatever waits."""
-        self._add(prompt)
-        self._bell.ring()
-
-    def _add(self, prompt: Prompt) -> None:
-        if not self._closed:
-            self._waiting[prompt.index] = prompt
 
     def take_nowait(self, rows: int, *, tokens: int | None = None, spread: float = 0.0) -> tuple[Prompt, ...]:
         """The next batch of what waits now, full or not; empty if nothing waits. See ``choose``."""
@@ -251,6 +239,14 @@ class PromptPool:
             await self._bell.wait()
         return ()
 
+    def drain(self) -> None:
+        """Ends planning and lets go of every prompt above the highest index taken so far. What is left, retries among
+        it, is what must be decided for everything taken to be written: output is in index order.
+        """
+        self._draining = True
+        self._waiting = {index: prompt for index, prompt in self._waiting.items() if index <= self._highest}
+        self._window.end_after(self._highest)
+
     def close(self) -> None:
         """Ends ``take`` and lets go of what still waits. Whoever handles cancellation calls this first."""
         self._closed = True
@@ -258,12 +254,8 @@ class PromptPool:
         self._bell.ring()
 
     @property
-    def _is_full(self) -> bool:
-        return len(self._waiting) >= self._capacity
-
-    @property
     def _producer_cannot_add(self) -> bool:
-        return (self._putting and self._is_full) or self._window.blocked or self._window.ended
+        return self._window.blocked or self._window.ended
 
     def _choose(self, rows: int, tokens: int | None, spread: float) -> Batch:
         waiting = [Waiting(p.index, p.prepared.length, p.max_new_tokens) for p in self._waiting.values()]
@@ -276,6 +268,7 @@ class PromptPool:
             urgent = min(self._waiting)
             for prompt in chosen:
                 del self._waiting[prompt.index]
+            self._highest = max(self._highest, *(prompt.index for prompt in chosen))
             # Counted for one prompt at a time: a retry that is more urgent starts its own count.
             passed_over = urgent in self._waiting
             self._passed = (self._passed + 1 if urgent == self._urgent else 1) if passed_over else 0

@@ -12,8 +12,8 @@ ever blocks. Knows nothing about signals, terminals or exit codes.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from types import MappingProxyType
 
@@ -23,16 +23,17 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from asyncgen.backends import Backend, open_backend
 from asyncgen.config import Config
-from asyncgen.errors import BackendFailed, PromptTooLong, SourcesEnded, TooManyRejections
+from asyncgen.errors import BackendFailed, PromptRefused, PromptTooLong, SourcesEnded, TooManyRejections
 from asyncgen.metrics import Metrics, Snapshot
 from asyncgen.ordering import Ordering, next_attempt
 from asyncgen.output import Seen
 from asyncgen.packing import PromptPool, Window
 from asyncgen.prompts import PromptSource, open_source
 from asyncgen.records import Completion, Prompt, Rejection, Story, Verdict
+from asyncgen.tasks import single_cause
 from asyncgen.validators import fingerprint64, judge
 
-__all__ = ["Flow", "Sink", "Stories", "open_pipeline", "single_cause"]
+__all__ = ["Flow", "Sink", "Stories", "open_pipeline"]
 
 GROUP = 32
 """Prompts planned and prepared at a time."""
@@ -101,10 +102,19 @@ class Flow:
         self._check_end()
 
     def stop(self) -> None:
-        """Stops planning and lets go of what waits; what the generator holds is finished, judged and committed."""
+        """Stops planning. Everything that was begun is finished and committed: what the generator holds, and what must
+        be decided before it because output is in index order. What only waits is let go.
+        """
         self.stopped = True
         self._planning.cancel()
-        self.window.abandon()
+        self.pool.drain()
+
+    @property
+    def complete(self) -> bool:
+        """Whether all that was asked for is decided: the goal is reached, or without one the sources have ended."""
+        if self.config.num_stories is not None:
+            return self.window.reached
+        return self.sources_ended and self.window.undecided == 0
 
     async def _produce(self, refusals: MemoryObjectSendStream[tuple[Completion, ...]]) -> None:
         """Plans prompts while the window has room, prepares them off the loop, and puts them into the pool."""
@@ -121,18 +131,18 @@ class Flow:
                     ready, refused = await anyio.to_thread.run_sync(self._prepare, drafts, limiter=self._threads)
                     if refused:
                         refusals.send_nowait(refused)
-                    await self.pool.put(ready)
+                    self.pool.put(ready)
             finally:
                 self.window.end()
 
     def _prepare(self, drafts: Sequence[Prompt]) -> tuple[list[Prompt], tuple[Completion, ...]]:
-        """Renders and tokenises, in a worker thread; a prompt that cannot fit is a completion without text."""
+        """Renders and tokenises, in a worker thread; a prompt that cannot be used is a completion without text."""
         ready: list[Prompt] = []
         refused: list[Completion] = []
         for draft in drafts:
             try:
                 ready.append(draft.with_prepared(self.backend.prepare(draft.messages, draft.max_new_tokens)))
-            except PromptTooLong as error:
+            except (PromptTooLong, PromptRefused) as error:
                 refused.append(Completion(draft, "", 0, 0.0, "error", error=error.message, retryable=False))
         return ready, tuple(refused)
 
@@ -162,16 +172,15 @@ class Flow:
     def _tries_again(self, verdict: Verdict) -> bool:
         if verdict.accepted or (retry := next_attempt(verdict, self.config)) is None:
             return False
-        self.pool.retry(retry)
+        self.pool.put([retry])
         return True
 
     async def _commit(self, verdicts: MemoryObjectReceiveStream[tuple[Verdict, ...]], sink: Sink) -> None:
         """Puts verdicts in index order, refuses repeats, hands records to the sink and frees the window."""
         async for group in verdicts:
             decisions = self.ordering.add([*group, *_what_else_is_there(verdicts)])
-            for retry in decisions.retries:
-                self.metrics.refused(retry.history[-1])
-                self.pool.retry(retry)
+            self.metrics.repeated(decisions.repeats)
+            self.pool.put(decisions.retries)
             if decisions.records:
                 await sink(decisions.records)
                 for record in decisions.records:
@@ -193,12 +202,8 @@ class Flow:
             self.pool.close()
 
     def _check_end(self) -> None:
-        if self.sources_ended and not self.stopped and self.config.num_stories is not None and not self.window.reached:
-            raise SourcesEnded(
-                f"the sources ended after {self.window.planned} prompts: "
-                f"{self.window.accepted} of {self.config.num_stories} stories accepted",
-                hint="add prompts to the source, or lower num_stories",
-            )
+        if self.sources_ended and not self.stopped and not self.complete:
+            raise too_few_prompts(self.window.decided, self.window.accepted, self.config)
 
     def snapshot(self) -> Snapshot:
         """The state of the run now; views only read this."""
@@ -244,53 +249,64 @@ class Stories:
 
 
 @asynccontextmanager
-async def open_pipeline(config: Config, *, start: int = 0) -> AsyncIterator[Stories]:
+async def open_pipeline(config: Config, *, start: int = 0, kept: Iterable[str] = ()) -> AsyncIterator[Stories]:
     """The stages of a run, into your own loop; writes nothing.
 
-    Yields accepted stories in index order, from index ``start`` of the plan (one past the ``metadata["index"]`` you
-    kept last resumes). Leaving the block early stops everything within one decode step of the model. A slow reader
-    slows the generator; nothing piles up beyond the window. ``num_stories`` counts from ``start``.
+    Yields accepted stories in index order. To resume, give ``start``, one past the ``metadata["index"]`` of the last
+    story you kept, and ``kept``, the texts of all you kept: they count towards ``num_stories`` and are not repeated.
+    Leaving the block early stops everything within one decode step of the model. A slow reader slows the generator;
+    nothing piles up beyond the window.
 
-    Raises what ``run`` raises, on leaving the block.
+    If the run cannot go on, ``async for`` ends and leaving the block raises what ``run`` would raise.
     """
-    with single_cause():
-        async with open_source(config) as source, open_backend(config) as backend:
-            flow = Flow(config, source, backend, start=start)
-            stories, stories_in = anyio.create_memory_object_stream[Story]()
-            with stories, stories_in:
+    seen = Seen()
+    accepted = sum(seen.add(fingerprint64(text)) for text in kept)
+    failures: list[Exception] = []
+    async with open_source(config) as source, open_backend(config) as backend:
+        flow = Flow(
+            config, source, backend, start=start, accepted=accepted, rejected=max(0, start - accepted), seen=seen
+        )
+        stories, stories_in = anyio.create_memory_object_stream[Story]()
+        with stories, stories_in:
+            try:
                 async with anyio.create_task_group() as group:
-                    group.start_soon(_run_into, flow, stories)
+                    group.start_soon(_run_into, flow, stories, failures)
                     yield Stories(stories_in, flow)
                     group.cancel_scope.cancel()
+            except BaseExceptionGroup as raised:  # by the caller, inside the block: it leaves as it was raised
+                if len(raised.exceptions) > 1:
+                    raise
+                raise raised.exceptions[0] from raised.exceptions[0].__cause__
+    for failure in failures:
+        raise failure
 
 
-async def _run_into(flow: Flow, stories: MemoryObjectSendStream[Story]) -> None:
+async def _run_into(flow: Flow, stories: MemoryObjectSendStream[Story], failures: list[Exception]) -> None:
+    """Runs the flow into the stream. A failure is kept for later: the reader may be busy with its last story."""
+
     async def send(records: Sequence[Story | Rejection]) -> None:
         for record in records:
             if isinstance(record, Story):
                 await stories.send(record)
 
     with stories:
-        await flow.run(send)
+        try:
+            await flow.run(send)
+        except Exception as failure:  # noqa: BLE001  # raised by open_pipeline
+            failures.append(failure)
 
 
-@contextmanager
-def single_cause() -> Iterator[None]:
-    """Lets a single cause leave its exception groups; several leave together."""
-    try:
-        yield
-    except BaseExceptionGroup as group:
-        cause: BaseException = group
-        while isinstance(cause, BaseExceptionGroup) and len(cause.exceptions) == 1:
-            cause = cause.exceptions[0]
-        if cause is group:
-            raise
-        raise cause from cause.__cause__
+def too_few_prompts(prompts: int, accepted: int, config: Config) -> SourcesEnded:
+    """The error for sources that end before the goal."""
+    return SourcesEnded(
+        f"the sources ended after {prompts} prompts: {accepted} of {config.num_stories} stories accepted",
+        hint="add prompts to the source, or lower num_stories",
+    )
 
 
 def _window_size(config: Config, backend: Backend) -> int:
     rows = backend.limits.rows
-    size = max(256, 4 * rows * config.attempts) if config.window is None else config.window
+    size = max(256, 4 * rows * min(config.attempts, 8)) if config.window is None else config.window
     return max(size, 2 * rows)
 
 

@@ -20,6 +20,8 @@ __all__ = ["MAX_BYTES", "Key", "parse_value", "read_mapping"]
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 20
 
+_UNFIT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
+
 Key = tuple[str | int, ...]
 """Where a value stands: ``("generation", "temperature")``."""
 
@@ -63,6 +65,8 @@ def parse_value(text: str, where: str) -> Any:
 
 def _read_text(path: Path) -> str:
     try:
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{path}: cannot be read: it is not a regular file")
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise ConfigError(f"{path}: {size} bytes, a configuration has at most {MAX_BYTES}")
@@ -78,6 +82,9 @@ def _read_text(path: Path) -> str:
 
 
 def _parse(text: str, where: str, lines: dict[Key, int]) -> Any:
+    if unfit := _UNFIT.search(text):
+        at = text.count("\n", 0, unfit.start()) + 1
+        raise ConfigError(f"{where}:{at}: the character U+{ord(unfit.group()):04X} has no place in a configuration")
     loader = _Loader(text)
     try:
         node = loader.get_single_node()
@@ -89,7 +96,7 @@ def _parse(text: str, where: str, lines: dict[Key, int]) -> Any:
         raise ConfigError(f"{where}{line}: not valid YAML: {problem}") from None
     except RecursionError:
         raise ConfigError(f"{where}: nested more than {MAX_DEPTH} levels deep") from None
-    except ValueError as error:  # PyYAML's number constructors
+    except (ValueError, LookupError) as error:  # what PyYAML's constructors raise for values they cannot make
         raise ConfigError(f"{where}: not valid YAML: {error}") from None
     finally:
         loader.dispose()
@@ -117,7 +124,9 @@ class _Reader:
             return self._mapping(node, key)
         if isinstance(node, yaml.SequenceNode):
             return [self.value(item, (*key, at)) for at, item in enumerate(node.value)]
-        return self._loader.construct_object(node)
+        value = self._loader.construct_object(node)
+        check_value(value, here)
+        return value
 
     def _mapping(self, node: yaml.MappingNode, key: Key) -> dict[str, Any]:
         values: dict[str, Any] = {}
@@ -134,6 +143,14 @@ class _Reader:
         return values
 
 
+def check_value(value: object, where: str) -> None:
+    """Raises ConfigError for numbers beyond 64 bits and for texts that cannot be written to a file."""
+    if isinstance(value, int) and abs(value) >= 2**64:
+        raise ConfigError(f"{where}: a number beyond 64 bits")
+    if isinstance(value, str) and (unfit := _UNFIT.search(value)):
+        raise ConfigError(f"{where}: the character U+{ord(unfit.group()):04X} cannot stand in a text")
+
+
 def _parse_json(text: str, where: str) -> Any:
     def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values: dict[str, Any] = {}
@@ -143,8 +160,19 @@ def _parse_json(text: str, where: str) -> Any:
             values[name] = value
         return values
 
+    def number(text: str) -> int:
+        if len(text) > 20:
+            raise ConfigError(f"{where}: a number beyond 64 bits")
+        return int(text)
+
+    def checked(value: object) -> object:
+        for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+            checked(part)
+        check_value(value, where)
+        return value
+
     try:
-        return json.loads(text, object_pairs_hook=without_duplicates)
+        return checked(json.loads(text, object_pairs_hook=without_duplicates, parse_int=number))
     except json.JSONDecodeError as error:
         raise ConfigError(f"{where}:{error.lineno}: not valid JSON: {error.msg} (column {error.colno})") from None
     except RecursionError:

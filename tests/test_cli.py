@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.programs import ECHO, ROOT, asyncgen, records, start, without_torch
+from tests.programs import ECHO, ROOT, asyncgen, environment, records, start, without_torch
 
 CONVERSATION = '[{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]'
 
@@ -209,6 +212,79 @@ def test_the_second_signal_stops_at_once_with_valid_files(tmp_path: Path) -> Non
     assert run.returncode == 130, messages
     assert "Traceback" not in messages
     assert stories(tmp_path / "s.jsonl") == []
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-", "2>/dev/full", "2>&1 | head -c 1"])
+def test_nobody_listening_does_not_end_a_run(tmp_path: Path, closed: str) -> None:
+    settings = "--set 'backend={kind: echo, seconds_per_batch: 0.02}' --num-stories 40"
+    command = f"{sys.executable} -m asyncgen run {settings} {closed}"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], cwd=tmp_path, env=environment(), check=False)
+    assert done.returncode == 0
+    assert len(stories(tmp_path / "stories.jsonl")) == 40
+
+
+def test_an_interrupt_at_any_moment_of_the_start_leaves_no_traceback(tmp_path: Path) -> None:
+    flags = (*ECHO, "--set", "backend.seconds_per_batch=0.05", "--num-stories", "4000")
+    for moment in (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.6, 0.9):
+        run = start("run", *flags, cwd=tmp_path)
+        time.sleep(moment)
+        run.send_signal(signal.SIGINT)
+        _, messages = run.communicate(timeout=60)
+        if moment >= 0.2 or "asyncgen" in messages:  # before our first line, an interrupt is Python's own business
+            assert "Traceback" not in messages
+            assert run.returncode == 130
+
+
+def test_a_failing_disk_is_exit_74_and_resumable(tmp_path: Path) -> None:
+    flags = "--set 'backend={kind: echo, seconds_per_batch: 0.01}' --num-stories 300 --output-path s.jsonl"
+    command = f"{sys.executable} -m asyncgen run {flags}"
+    limited = subprocess.run(
+        ["bash", "-c", f"trap '' XFSZ; ulimit -f 100; {command}"],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert limited.returncode == 74, limited.stderr
+    assert "cannot be written" in limited.stderr
+    assert "Traceback" not in limited.stderr
+    assert stories(tmp_path / "s.jsonl") == list(range(len(stories(tmp_path / "s.jsonl"))))
+    whole = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment(), check=False, capture_output=True)
+    assert whole.returncode == 0
+    assert stories(tmp_path / "s.jsonl") == list(range(300))
+
+
+def test_where_rejects_would_go_is_no_output(tmp_path: Path) -> None:
+    done = asyncgen("run", *ECHO, "--output-path", "b.rejected.jsonl", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "rejects of another output" in done.stderr
+
+
+def test_a_source_that_cannot_be_read_twice_is_refused(tmp_path: Path) -> None:
+    done = asyncgen("run", *ECHO, "--set", "sources=[{kind: jsonl, path: /dev/stdin}]", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "not a regular file" in done.stderr
+    os.mkfifo(tmp_path / "v.txt")
+    done = asyncgen("run", *ECHO, "--set", "vocabulary_path=v.txt", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "not a regular file" in done.stderr
+
+
+def test_check_finds_a_model_that_cannot_load(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text("{}")
+    done = asyncgen("check", "--set", "model_name=m", cwd=tmp_path, env=without_torch(tmp_path))
+    assert done.returncode == 2
+    assert "safetensors" in done.stderr
+
+
+def test_a_finished_source_stays_complete(tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a"}\n' * 3)
+    flags = (*ECHO, "--set", "sources=[{kind: jsonl, path: p.jsonl}]", "--set", "num_stories=null")
+    for _ in range(2):
+        assert asyncgen("run", *flags, cwd=tmp_path).returncode == 0
+        assert '"state": "complete"' in (tmp_path / "stories.run.json").read_text()
 
 
 def test_version_and_help(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,26 @@ def test_json_is_read_too(write: Callable[..., Path]) -> None:
     assert load_config(write('{"num_stories":\t3}', "config.json")).num_stories == 3
     assert "config.json:2: not valid JSON" in refusal(write('{\n"num_stories": }', "config.json"))
     assert "twice" in refusal(write('{"seed": 1, "seed": 2}', "config.json"))
+    assert "beyond 64 bits" in refusal(write('{"seed": ' + "1" * 5000 + "}", "config.json"))
+    assert "U+D800" in refusal(write('{"system_prompt": "\\ud800"}', "config.json"))
+
+
+def test_an_override_is_utf8_whatever_the_locale() -> None:
+    """In a C locale Python hands over what it cannot decode as surrogates."""
+    kept = "système".encode().decode("ascii", "surrogateescape")
+    assert load_config(None, [f"system_prompt={kept}"]).system_prompt == "système"
+    assert "is not UTF-8" in refusal(None, "system_prompt=\udcff")
+
+
+def test_a_home_folder_is_found_and_the_bundled_model_is_not_shadowed(
+    write: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    (tmp_path / "bedtime-tiny").mkdir()
+    config = load_config(write("output_path: ~/s.jsonl\nvocabulary_path: ~/v.txt\nmodel_name: bedtime-tiny"))
+    assert config.output_path == Path("/home/somebody/s.jsonl")
+    assert config.vocabulary_path == Path("/home/somebody/v.txt")
+    assert config.model_name == "bedtime-tiny"
 
 
 def test_kinds_of_backend(write: Callable[[str], Path]) -> None:
@@ -150,6 +171,14 @@ def test_kinds_of_backend(write: Callable[[str], Path]) -> None:
         ("generation: {temperature: .nan}", "generation.temperature"),
         ("a: " + "[" * 30 + "]" * 30, "nested more than 20 levels deep"),
         ("a: " + "[" * 100_000, "nested more than 20 levels deep"),
+        ("seed: 0x" + "f" * 5000, "beyond 64 bits"),
+        ("seed: 1" + ":1" * 3000, ""),
+        ("seed: !!int ''", "not valid YAML"),
+        ("use_k_shot: !!bool foo", "not valid YAML"),
+        ("system_prompt: a\x00b", "U+0000 has no place"),
+        ("system_prompt: a\x1bb", "U+001B has no place"),
+        ('system_prompt: "\\ud800"', "U+D800 cannot stand in a text"),
+        ('output_path: "a\\0b"', "U+0000 cannot stand in a text"),
     ],
 )
 def test_refusals_name_line_key_and_what_is_allowed(write: Callable[[str], Path], text: str, expected: str) -> None:
@@ -170,6 +199,9 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     latin = tmp_path / "latin.yaml"
     latin.write_bytes("system_prompt: caf\xe9".encode("latin-1"))
     assert f"{latin}: byte 18 is not UTF-8" in refusal(latin)
+    os.mkfifo(tmp_path / "pipe.yaml")
+    assert "not a regular file" in refusal(tmp_path / "pipe.yaml")
+    assert "not a regular file" in refusal(Path("/dev/zero"))
     big = tmp_path / "big.yaml"
     big.write_text("#" * 1_000_001)
     assert "at most 1000000" in refusal(big)

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 import asyncgen
 from asyncgen import errors
 from asyncgen.cli import EXIT_CODES
@@ -15,10 +17,11 @@ from tests.programs import ROOT, environment, without_torch
 
 PACKAGE = ROOT / "asyncgen"
 
-PLAIN = {"errors", "seeds", "records", "resources"}
+PLAIN = {"errors", "seeds", "records", "resources", "tasks"}
 STAGES = {"prompts", "backends", "validators", "output"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
+    "tasks": set(),
     "seeds": set(),
     "resources": set(),
     "records": {"seeds"},
@@ -26,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "packing": {"records", "errors"},
     "config": {"resources"},
     "yaml_file": {"errors"},
-    "config_file": {"config", "errors", "yaml_file"},
+    "config_file": {"config", "errors", "resources", "yaml_file"},
     "init_file": {"config"},
     "prompts": PLAIN | {"config"},
     "backends": PLAIN | {"config", "packing"},
@@ -37,7 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "dashboard": {"metrics"},
     "pipeline": PLAIN | STAGES | {"config", "metrics", "packing", "ordering"},
     "session": PLAIN | STAGES | {"config", "metrics", "pipeline", "report"},
-    "check": {"config", "prompts", "session"},
+    "check": {"backends", "config", "prompts", "session"},
 }
 """What each part of the package may import of ours; ``__init__``, ``__main__`` and ``cli`` may import everything."""
 
@@ -66,7 +69,19 @@ def test_imports_point_one_way() -> None:
 
 def test_public_names_are_complete_and_sorted() -> None:
     assert list(asyncgen.__all__) == sorted(asyncgen.__all__)
-    assert all(hasattr(asyncgen, name) for name in asyncgen.__all__)
+    typed = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    imported = {
+        alias.name
+        for node in ast.walk(typed)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("asyncgen.")
+        for alias in node.names
+    }
+    assert imported == set(asyncgen.__all__), "what type checkers see is what is public"
+    for name in asyncgen.__all__:
+        assert getattr(asyncgen, name).__name__ == name
+        assert name in dir(asyncgen)
+    with pytest.raises(AttributeError, match="nothing_like_this"):
+        _ = asyncgen.nothing_like_this
     assert set(errors.__all__) <= set(asyncgen.__all__)
     for path in PACKAGE.rglob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))

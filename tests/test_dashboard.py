@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncgen.dashboard import bars, choose_view, figures, plain_lines
+from asyncgen.dashboard import bars, choose_view, figures, plain_lines, tell
 from asyncgen.metrics import Snapshot, duration
 from asyncgen.report import Report
 from tests.programs import environment
@@ -76,13 +76,21 @@ def test_durations(seconds: float, text: str) -> None:
 
 async def test_plain_lines_where_there_is_no_terminal() -> None:
     out = io.StringIO()
-    assert not out.isatty()
-    assert choose_view(out).__qualname__ == plain_lines(out).__qualname__
     with anyio.move_on_after(0.2):
         await plain_lines(out, every=0.05)(Flow())
     line = out.getvalue().splitlines()[0]
     assert line.startswith("60 of 200 stories, about 4 min 40 s left | generator busy 97%, 80 tokens/s")
     assert "missing words 20, too short 10" in line
+
+
+async def test_a_view_whose_terminal_is_gone_ends_in_peace() -> None:
+    class Gone(io.StringIO):
+        def write(self, _: str) -> int:
+            raise OSError(5, "Input/output error")
+
+    with anyio.fail_after(30):
+        await choose_view(Gone(), every=0.01)(Flow())
+    tell("nobody hears this", Gone())
 
 
 async def test_bars_show_the_goal_the_figures_and_clean_up() -> None:

@@ -88,7 +88,7 @@ async def test_the_pool_gives_each_prompt_once_and_starves_none(
     age = 0
     while len(got) < len(lengths):
         arriving = rng.randint(0, len(pending))
-        await pool.put(pending[:arriving])
+        pool.put(pending[:arriving])
         del pending[:arriving]
         present = set(range(len(lengths) - len(pending))) - set(got)
         batch = pool.take_nowait(rows, spread=spread)
@@ -110,30 +110,27 @@ async def test_take_waits_for_a_full_batch_while_the_producer_can_add() -> None:
 
     async with anyio.create_task_group() as group:
         window.plan(3)
-        await pool.put([prompt(i) for i in range(3)])
+        pool.put([prompt(i) for i in range(3)])
         group.start_soon(take)
         await wait_all_tasks_blocked()
         assert not taken, "three of four wait and the producer could add one"
         window.plan(1)
-        await pool.put([prompt(3)])
+        pool.put([prompt(3)])
         await wait_all_tasks_blocked()
         assert len(taken[0]) == 4
 
 
-@pytest.mark.parametrize("blocked_on", ["window", "goal", "pool", "end"])
+@pytest.mark.parametrize("blocked_on", ["window", "goal", "end"])
 async def test_take_gives_what_there_is_when_the_producer_cannot_add(blocked_on: str) -> None:
     window = Window(3 if blocked_on == "window" else 8, 3 if blocked_on == "goal" else None)
-    pool = PromptPool(window, capacity=3 if blocked_on == "pool" else None)
+    pool = PromptPool(window)
     taken: list[tuple[Prompt, ...]] = []
 
     async def produce() -> None:
         window.plan(3)
-        await pool.put([prompt(i) for i in range(3)])
+        pool.put([prompt(i) for i in range(3)])
         if blocked_on == "end":
             window.end()
-        elif blocked_on == "pool":
-            window.plan(1)
-            await pool.put([prompt(3)])
         else:
             await window.wait_for_room()
 
@@ -160,7 +157,7 @@ async def test_a_decision_that_frees_the_window_does_not_start_a_small_batch() -
         index = 0
         while room := await window.wait_for_room():
             window.plan(room)
-            await pool.put([prompt(index + n) for n in range(room)])
+            pool.put([prompt(index + n) for n in range(room)])
             index += room
 
     async def take() -> None:
@@ -179,38 +176,50 @@ async def test_a_decision_that_frees_the_window_does_not_start_a_small_batch() -
         group.cancel_scope.cancel()
 
 
-async def test_retries_enter_a_full_pool() -> None:
-    window = Window(2, None)
-    pool = PromptPool(window, capacity=2)
-    window.plan(3)
-    await pool.put([prompt(1), prompt(2)])
-    pool.retry(prompt(0, attempt=2))
-    assert len(pool) == 3
-    assert 0 in [p.index for p in pool.take_nowait(3)]
-
-
-async def test_closing_ends_take_and_put() -> None:
-    window = Window(2, None)
-    pool = PromptPool(window, capacity=1)
-    ended: list[str] = []
+async def test_closing_ends_take_and_lets_go() -> None:
+    pool = PromptPool(Window(2, None))
+    ended = False
 
     async def take() -> None:
+        nonlocal ended
         assert await pool.take(9, spread=1.0) == ()
-        ended.append("take")
-
-    async def put() -> None:
-        await pool.put([prompt(0), prompt(1)])
-        ended.append("put")
+        ended = True
 
     async with anyio.create_task_group() as group:
-        group.start_soon(put)
-        await wait_all_tasks_blocked()
-        pool.close()
         group.start_soon(take)
         await wait_all_tasks_blocked()
-    assert sorted(ended) == ["put", "take"]
-    pool.retry(prompt(0))
+        assert not ended
+        pool.close()
+    assert ended
+    pool.put([prompt(0)])
     assert len(pool) == 0
+
+
+async def test_draining_keeps_what_must_be_decided_before_the_highest_index_taken() -> None:
+    window = Window(20, None)
+    pool = PromptPool(window)
+    window.plan(10)
+    pool.put([prompt(index, length=10 + index) for index in range(6)])
+    taken = pool.take_nowait(2)
+    assert [p.index for p in taken] == [5, 4] or {p.index for p in taken} == {0, 1}
+    highest = max(p.index for p in taken)
+    pool.drain()
+    assert len(pool) == highest + 1 - len(taken)
+    pool.put([prompt(highest + 1), prompt(taken[0].index, attempt=2)])
+    assert len(pool) == highest + 2 - len(taken), "the retry comes in, the later index does not"
+    settled = anyio.Event()
+
+    async def wait() -> None:
+        await window.wait_until_settled()
+        settled.set()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(wait)
+        for _ in range(highest):
+            window.decide(accepted=True)
+        await wait_all_tasks_blocked()
+        assert not settled.is_set()
+        window.decide(accepted=False)
 
 
 @given(st.integers(1, 20), st.none() | st.integers(1, 40), st.lists(st.booleans(), max_size=120), st.integers(0, 9))

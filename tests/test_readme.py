@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from asyncgen.cli import EXIT_CODES
 from asyncgen.config_file import load_config
 from asyncgen.resources import bundled_model
 from tests.programs import ECHO, ROOT, asyncgen, environment, records
@@ -61,11 +62,17 @@ def test_the_record_shown_has_the_keys_of_a_record(tmp_path: Path) -> None:
     assert {key: type(value) for key, value in shown.items()} == {key: type(value) for key, value in record.items()}
 
 
-def test_exit_codes_and_flags_are_those_of_the_program() -> None:
-    for command in ("run", "init", "check"):
-        text = asyncgen(command, "--help", cwd=ROOT).stdout
-        for flag in set(re.findall(rf"asyncgen {command}[^\n#]*?(--[a-z-]+)", README)):
-            assert flag in text
+def test_exit_codes_are_those_of_the_program() -> None:
+    (line,) = re.findall(r"Exit codes: (.*?)\n\n", README, re.DOTALL)
+    named = {int(number) for number in re.findall(r"(?<![\d/])(\d+)(?=[ /])", line)} | {143}
+    assert named == {0, 1, 130, 143} | {code for _, code in EXIT_CODES}
+
+
+def test_help_names_every_flag_that_the_readme_uses() -> None:
+    known = "".join(asyncgen(command, "--help", cwd=ROOT).stdout for command in ("run", "init", "check"))
+    used = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", "".join(blocks("sh"))))
+    assert used
+    assert all(flag in known for flag in used), used
 
 
 @pytest.mark.skipif(not (bundled_model() / "model.safetensors").exists(), reason="the bundled model is not trained yet")

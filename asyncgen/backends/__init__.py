@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from anyio import CancelScope, CapacityLimiter, from_thread, to_thread
+from anyio import CancelScope, from_thread
 
 from asyncgen.backends.base import Backend, BackendSnapshot, Completions, Limits
 from asyncgen.backends.echo import Echo
 from asyncgen.backends.find import check_model
 from asyncgen.config import AutoBackend, Config, EchoBackend, StaticBackend
+from asyncgen.tasks import in_thread
 
 if TYPE_CHECKING:
     from asyncgen.backends.static import Static
@@ -29,13 +30,12 @@ async def open_backend(config: Config) -> AsyncIterator[Backend]:
     if isinstance(config.backend, EchoBackend):
         yield Echo(config, config.backend)
         return
-    limiter = CapacityLimiter(1)
-    backend = await to_thread.run_sync(_open_static, config, config.backend, limiter=limiter)
+    backend = await in_thread(_open_static, config, config.backend)
     try:
         yield backend
     finally:
         with CancelScope(shield=True):
-            await to_thread.run_sync(backend.close, limiter=limiter)
+            await in_thread(backend.close)
 
 
 def _open_static(config: Config, options: AutoBackend | StaticBackend) -> Static:

@@ -69,11 +69,14 @@ class Backend(Protocol):
     limits: Limits
     notices: tuple[str, ...]
     """Sentences a user should read once (a missing chat template, a fallback)."""
+    revision: str | None
+    """The commit of a hub model that was loaded; None where there is none to know."""
 
     def prepare(self, messages: Sequence[Message], max_new_tokens: int) -> Prepared:
         """Renders and tokenises one prompt; called from worker threads, several at a time.
 
-        Raises PromptTooLong if it and ``max_new_tokens`` exceed the context.
+        Raises PromptTooLong if it and ``max_new_tokens`` exceed the context, PromptRefused if the model's chat
+        template does not take such a conversation.
         """
 
     async def run(self, pool: PromptPool, completions: Completions) -> None:

@@ -27,7 +27,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from asyncgen.errors import ModelError
+from asyncgen.errors import PromptRefused
 from asyncgen.records import Message
 
 __all__ = ["PLAIN_STOP", "Chat", "cut_at_stop", "render_plain"]
@@ -100,7 +100,7 @@ class Chat:
         return (_SYSTEM_NOTICE,) if system_prompt is None and self._inserts_system_message() else ()
 
     def render(self, messages: Sequence[Message]) -> str:
-        """The prompt's text, up to where the answer begins. Raises ModelError if the template refuses it."""
+        """The prompt's text, up to where the answer begins. Raises PromptRefused if the template does."""
         if not self.has_template:
             return render_plain(messages)
         try:
@@ -155,17 +155,17 @@ class Chat:
         try:
             given = self.render([Message(role="system", content="SYSTEM"), Message(role="user", content="QUESTION")])
             absent = self.render([Message(role="user", content="QUESTION")])
-        except ModelError:  # it knows no system role, or wants a longer conversation
+        except PromptRefused:  # it knows no system role, or wants a longer conversation
             return False
         header, found, _ = given.partition("SYSTEM")
         return bool(found) and absent.startswith(header) and not absent.startswith("QUESTION", len(header))
 
     @staticmethod
-    def _refused(messages: Sequence[Message], error: Exception) -> ModelError:
+    def _refused(messages: Sequence[Message], error: Exception) -> PromptRefused:
         roles = ", ".join(dict.fromkeys(message["role"] for message in messages))
         system = any(message["role"] == "system" for message in messages)
-        return ModelError(
-            f"the model's chat template refuses the conversation (roles: {roles}): {error}",
+        return PromptRefused(
+            f"prompt refused: the model's chat template does not take the conversation (roles: {roles}): {error}",
             hint="set system_prompt to null: some templates know no system role"
             if system
             else "the template may want user and assistant turns to alternate, beginning with the user",

@@ -16,7 +16,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
-from asyncgen.backends.find import check_model, locate
+from asyncgen.backends.find import locate
 from asyncgen.config import AutoBackend, Config, StaticBackend
 from asyncgen.errors import ConfigError, ModelError
 
@@ -51,7 +51,6 @@ def load(config: Config, backend: AutoBackend | StaticBackend) -> Loaded:
     ``max_new_tokens`` that leaves no room for a prompt. The model's own generation settings are replaced, for
     ``generate`` merges them even into explicit ones; only its end and pad ids are kept.
     """
-    check_model(config)
     place = locate(config.model_name)
     device = _device(backend)
     with _explained(config.model_name, place), _quiet():

@@ -38,7 +38,7 @@ from asyncgen.backends.memory import TokenBudget, kv_bytes_per_token, rows_that_
 from asyncgen.backends.meter import Meter
 from asyncgen.backends.sampling import SamplingParameters
 from asyncgen.config import Config
-from asyncgen.errors import BackendFailed, ModelError, PromptTooLong
+from asyncgen.errors import BackendFailed, ModelError, PromptRefused, PromptTooLong
 from asyncgen.packing import PromptPool
 from asyncgen.records import Completion, Message, Prepared, Prompt
 
@@ -61,18 +61,20 @@ class Static:
         self._fixed_shape = loaded.device.type == "cpu"
         self.limits = Limits(loaded.context_length, self._batch_size())
         self.notices: tuple[str, ...] = self._chat.notices(config.system_prompt)
+        self.revision: str | None = getattr(loaded.model.config, "_commit_hash", None)
+        self._check_template(config)
         self._budget = TokenBudget()
         self._meter = Meter()
         self._limiter = CapacityLimiter(1)
 
     def prepare(self, messages: Sequence[Message], max_new_tokens: int) -> Prepared:
-        """See ``Backend.prepare``. Raises ModelError if the chat template or the tokenizer does not fit the model."""
+        """See ``Backend.prepare``. Raises ModelError if the tokenizer does not fit the model."""
         ids = self._chat.encode(messages)
         room = self.limits.context_length - max_new_tokens
         if len(ids) > room:
             raise PromptTooLong(len(ids), max_new_tokens, self.limits.context_length)
         if not ids:
-            raise ModelError("the model's chat template renders the conversation to nothing")
+            raise PromptRefused("prompt refused: the model's chat template renders the conversation to nothing")
         if max(ids) >= self._loaded.embeddings:
             raise ModelError(
                 f"the tokenizer gives token {max(ids)}, but the model knows only {self._loaded.embeddings} tokens",
@@ -199,6 +201,14 @@ class Static:
                 stopping_criteria=StoppingCriteriaList([watch]),
             )
         return [answer.completion(self._chat) for answer in answers]
+
+    def _check_template(self, config: Config) -> None:
+        """Raises ModelError if the chat template refuses every conversation of the shape that ``config`` makes."""
+        roles = ["system"] * (config.system_prompt is not None) + ["user", "assistant"] * config.shots + ["user"]
+        try:
+            self._chat.render([Message(role=role, content="a") for role in roles])
+        except PromptRefused as error:
+            raise ModelError(error.message, hint=error.hint) from error
 
     def _batch_size(self) -> int:
         """What the configuration says; ``auto`` is 16 on a CPU, and on a GPU what its free memory holds."""

@@ -15,7 +15,7 @@ What each field of the configuration does to the records (``RULES``):
     noted     generation.batch_size (padding and kernels change with it); backend: device, device_map; and
               backend.kind among the engines for the same local model: auto, static, slots. Another kind is refused
     free      num_stories (it may grow; at or below what is on disk the run is complete); output_path; window;
-              max_rejection_rate; echo: seconds_per_batch
+              drain_timeout; max_rejection_rate; echo: seconds_per_batch
 
 ``inputs`` holds, by name, every file, text or model directory that records depend on, as given by those who read
 them. One whose name begins with ``sources`` may have grown at its end since: lines consumed stay what they were.
@@ -77,6 +77,7 @@ RULES: dict[str, Rule] = {
     "max_attempts": "records",
     "max_rejection_rate": "free",
     "window": "free",
+    "drain_timeout": "free",
     "validation.enabled": "records",
     "validation.min_words": "records",
     "validation.max_words": "records",

@@ -94,6 +94,8 @@ class Manifest(_Part):
 
 def read(path: Path) -> Manifest | None:
     """The manifest, None if there is none. Raises ResumeRefused if it cannot be read or is of a newer format."""
+    if path.exists() and not path.is_file():
+        raise ResumeRefused(f"{path} is not a regular file, so it is no manifest of asyncgen", hint=_HINT)
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -107,9 +109,11 @@ def read(path: Path) -> Manifest | None:
             raise ResumeRefused(
                 f"{path} is of format {number}; this asyncgen knows up to {FORMAT}", hint="update asyncgen"
             )
-        return Manifest.model_validate(found)
-    except (ValidationError, ValueError) as error:
+        manifest = Manifest.model_validate(found)
+        int(manifest.seed)  # raises like the rest if it is no number
+    except (ValidationError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ResumeRefused(f"{path} cannot be read: it is not a manifest of asyncgen", hint=_HINT) from error
+    return manifest
 
 
 def replace(path: Path, manifest: Manifest) -> None:
@@ -120,7 +124,8 @@ def replace(path: Path, manifest: Manifest) -> None:
     new = path.with_name(path.name + ".new")
     text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=True, allow_nan=False)
     try:
-        with new.open("wb") as file:
+        new.unlink(missing_ok=True)
+        with new.open("xb") as file:  # never through a link that somebody left there
             file.write(text.encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())

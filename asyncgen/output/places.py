@@ -28,13 +28,20 @@ class Places:
         """The files of the output at ``output_path``; links are followed, so that one output has one lock.
 
         Only ``.jsonl`` is taken off: ``a.json`` and ``a.jsonl`` are two outputs. Raises ConfigError if the path is
-        a directory, a device or anything else that is not a file.
+        a directory, a device or anything else that is not a file, or where another output's rejects would go.
         """
-        path = output_path.resolve()
         try:
-            mode = path.stat().st_mode
+            path = output_path.resolve()
+            mode = path.stat().st_mode if path.exists() else stat.S_IFREG
+        except RuntimeError as error:
+            raise ConfigError(f"output_path: {output_path} is a link that leads to itself") from error
         except OSError:
             mode = stat.S_IFREG
+        if path.name.endswith(".rejected.jsonl"):
+            raise ConfigError(
+                f"output_path: {path.name} is where the rejects of another output would go",
+                hint="name it something else than NAME.rejected.jsonl",
+            )
         if not stat.S_ISREG(mode):
             raise ConfigError(f"output_path: {path} is not a regular file", hint="name a file such as stories.jsonl")
         stem = path.name.removesuffix(".jsonl") or path.name

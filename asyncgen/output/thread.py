@@ -42,6 +42,7 @@ async def disk_thread() -> AsyncIterator[DiskThread]:
     try:
         yield thread
     finally:
+        thread.executor.shutdown(wait=False)  # at once: what follows can be torn away by asyncio's own Task.cancel()
         with anyio.CancelScope(shield=True):
             # Joining a thread that has nothing left to do takes no time, and would block the loop all the same.
             await anyio.to_thread.run_sync(thread.executor.shutdown, limiter=anyio.CapacityLimiter(1))

@@ -110,6 +110,7 @@ class Output:
         self._committed_at = self._manifest_at = self._opened_at = time.monotonic()
         self._interrupted = False
         self._failure: OutputFailed | None = None
+        self._turn = anyio.Lock()
         self._closed = False
         self.resumed = opened.mark.index > 0
         """Whether records were there already."""
@@ -153,19 +154,37 @@ class Output:
         written, for records out of order, counts that are not theirs, or numbers that JSON does not have.
         """
         await anyio.lowlevel.checkpoint_if_cancelled()  # the rest is shielded: without it, a loop of writes never ends
-        many = len(records) > _MANY  # more than a few milliseconds of the loop's time
-        group, end = await self._thread.run(self._encode, records) if many else self._encode(records)
-        async with self._whole():
-            await self._pair.append(bytes(group.stories), bytes(group.rejected))
-            self._written = end
-            self._reasons += group.reasons
-            if time.monotonic() - self._committed_at >= GROUP_SECONDS:
-                await self._commit()
+        async with self._turn:
+            self._raise_failure()
+            many = len(records) > _MANY  # more than a few milliseconds of the loop's time
+            group, end = await self._thread.run(self._encode, records) if many else self._encode(records)
+            async with self._whole():
+                await self._pair.append(bytes(group.stories), bytes(group.rejected))
+                self._written = end
+                self._reasons += group.reasons
+                if time.monotonic() - self._committed_at >= GROUP_SECONDS:
+                    await self._commit()
 
     async def commit(self) -> None:
-        """Ends the commit group now: what was written lasts through a power cut. For a run that has gone quiet."""
-        async with self._whole():
+        """Ends the commit group now: what was written lasts through a power cut."""
+        async with self._turn, self._whole():
             await self._commit()
+
+    async def keep_committed(self) -> None:
+        """Commits what a run that has gone quiet has not committed yet; to be run beside the writer until cancelled.
+
+        Ends when the disk fails: the next ``write`` or ``close`` says so.
+        """
+        with suppress(OutputFailed):
+            while True:
+                await anyio.sleep(GROUP_SECONDS)
+                if self._written != self._committed:
+                    await self.commit()
+
+    @property
+    def facts(self) -> Mapping[str, object]:
+        """What the manifest's ``facts`` say, those of earlier runs included."""
+        return self._manifest.facts
 
     def describe(self, facts: Mapping[str, object]) -> None:
         """Adds JSON values to the manifest's ``facts``, from its next replacement on. Raises ValueError or TypeError
@@ -214,8 +233,7 @@ class Output:
     @asynccontextmanager
     async def _whole(self) -> AsyncIterator[None]:
         """What happens inside happens to its end, or both files go back to the last commit."""
-        if self._failure is not None:
-            raise OutputFailed(self._failure.message, hint=self._failure.hint)
+        self._raise_failure()
         if self._interrupted or self._closed:
             raise RuntimeError("the output is closed, or a write is under way or was torn away")
         with anyio.CancelScope(shield=True):
@@ -234,6 +252,10 @@ class Output:
     async def _take_back(self) -> None:
         await self._pair.cut(self._committed)
         self._written, self._reasons = self._committed, Counter(self._committed_reasons)
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise OutputFailed(self._failure.message, hint=self._failure.hint)
 
     async def _commit(self, last: State | None = None) -> None:
         await self._pair.sync()

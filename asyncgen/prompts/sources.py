@@ -15,7 +15,7 @@ from typing import Protocol
 
 import aiofiles
 from aiofiles.threadpool.binary import AsyncBufferedReader
-from anyio import CancelScope, CapacityLimiter, from_thread, to_thread
+from anyio import CancelScope, from_thread
 from anyio.lowlevel import checkpoint
 
 from asyncgen.config import Config, JsonlSource
@@ -23,14 +23,18 @@ from asyncgen.errors import DataError
 from asyncgen.prompts.jsonl import CHUNK, Line, LineCutter, check_lines, read_prompt
 from asyncgen.prompts.plan import Plan, conversation_path, features_path, vocabulary_path
 from asyncgen.prompts.templates import load_template
-from asyncgen.prompts.text import check_text
+from asyncgen.prompts.text import check_regular, check_text
 from asyncgen.records import Prompt
+from asyncgen.tasks import in_thread
 
 __all__ = ["Inputs", "PromptSource", "check_inputs", "input_files", "open_source"]
 
 
 class PromptSource(Protocol):
     """Prompts by index. Nothing about a prompt depends on where a run started or on how many were taken at once."""
+
+    count: int | None
+    """Prompts that there are; None if they never end."""
 
     async def take(self, start: int, count: int) -> tuple[Prompt, ...]:
         """The prompts of indices ``start`` to ``start + count``, that one not included, not yet prepared.
@@ -87,18 +91,17 @@ def input_files(config: Config) -> dict[str, Path | str]:
 @asynccontextmanager
 async def open_source(config: Config) -> AsyncIterator[PromptSource]:
     """The configured source, its inputs checked to the end. Raises DataError before anything is handed out."""
-    limiter = CapacityLimiter(1)
     source = _jsonl(config)
     if source is None:
-        yield _TemplatePrompts(await to_thread.run_sync(Plan, config, limiter=limiter))
+        yield _TemplatePrompts(await in_thread(Plan, config))
         return
-    await to_thread.run_sync(_check_file, source.path, config, from_thread.check_cancelled, limiter=limiter)
+    count = await in_thread(_check_file, source.path, config, from_thread.check_cancelled)
     try:
         file = await aiofiles.open(source.path, "rb")
     except OSError as error:
         raise DataError(f"{source.path}: cannot be read: {error.strerror}") from error
     try:
-        yield _JsonlPrompts(file, source.path, config)
+        yield _JsonlPrompts(file, source.path, config, count)
     finally:
         with CancelScope(shield=True):
             await file.close()
@@ -112,11 +115,14 @@ def _jsonl(config: Config) -> JsonlSource | None:
 def _check_file(path: Path, config: Config, tick: Callable[[], object] = lambda: None) -> int:
     if config.system_prompt is not None:
         check_text(config.system_prompt, "system_prompt")
+    check_regular(path, "prompts")
     return check_lines(path, config, tick)
 
 
 class _TemplatePrompts:
     """Prompts of the plan, without end."""
+
+    count: int | None = None
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -129,7 +135,10 @@ class _TemplatePrompts:
 class _JsonlPrompts:
     """Prompts of a JSON Lines file, read as they are asked for: at most a chunk's lines are held."""
 
-    def __init__(self, file: AsyncBufferedReader, path: Path, config: Config) -> None:
+    def __init__(self, file: AsyncBufferedReader, path: Path, config: Config, count: int) -> None:
+        # Lines that are appended while the run goes on were not checked: they are for the next one.
+        self.count: int | None = count
+        self._checked = count
         self._file = file
         self._path = path
         self._config = config
@@ -147,7 +156,7 @@ class _JsonlPrompts:
             await self._file.seek(0)
             self._rewind()
         prompts: list[Prompt] = []
-        while len(prompts) < count:
+        while len(prompts) < count and self._next < self._checked:
             if not self._lines:
                 if self._ended:
                     break

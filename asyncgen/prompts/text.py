@@ -14,7 +14,7 @@ from typing import Any
 
 from asyncgen.errors import DataError
 
-__all__ = ["BOM", "check_text", "decode", "found", "json_errors", "read_text", "refuse_duplicates"]
+__all__ = ["BOM", "check_regular", "check_text", "decode", "found", "json_errors", "read_text", "refuse_duplicates"]
 
 BOM = b"\xef\xbb\xbf"
 _UNFIT = re.compile("[\x00\ud800-\udfff]")
@@ -25,6 +25,7 @@ def read_text(path: Path, what: str, *, hint: str | None = None) -> str:
 
     Raises DataError if it cannot be read or is not UTF-8.
     """
+    check_regular(path, what)
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
@@ -32,6 +33,14 @@ def read_text(path: Path, what: str, *, hint: str | None = None) -> str:
     except OSError as error:
         raise DataError(f"{what} file {path} cannot be read: {error.strerror or error}", hint=hint) from error
     return decode(data.removeprefix(BOM), str(path), offset=len(BOM) * data.startswith(BOM)).replace("\r\n", "\n")
+
+
+def check_regular(path: Path, what: str) -> None:
+    """Raises DataError for what cannot be read twice, or never ends: a directory, a pipe, a device."""
+    if path.exists() and not path.is_file():
+        raise DataError(
+            f"{what} file {path} is not a regular file", hint="pipes and devices cannot be read again on resume"
+        )
 
 
 def decode(data: bytes, where: str, *, line: int = 1, offset: int = 0) -> str:

@@ -150,7 +150,7 @@ async def complete(backend: Backend, prompts: Sequence[Prompt]) -> list[Completi
     window = Window(max(1, len(prompts)), goal=None)
     pool = PromptPool(window)
     window.plan(len(prompts))
-    await pool.put(prompts)
+    pool.put(prompts)
     window.end()
     send, receive = anyio.create_memory_object_stream[tuple[Completion, ...]](len(prompts) or 1)
     found: list[Completion] = []

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from asyncgen.backends.chat import PLAIN_STOP, Chat, cut_at_stop, render_plain
-from asyncgen.errors import ModelError
+from asyncgen.errors import PromptRefused
 from asyncgen.records import Message
 from tests.backends.helpers import CHATML, SPECIALS, make_tokenizer
 
@@ -62,9 +62,11 @@ def test_the_first_of_several_stops_counts() -> None:
 def test_a_template_that_refuses_a_system_message_says_so() -> None:
     chat = Chat(make_tokenizer(template=NO_SYSTEM))
     assert chat.render(TALK[1:])
-    with pytest.raises(ModelError) as caught:
+    with pytest.raises(PromptRefused) as caught:
         chat.render(TALK)
-    assert "refuses the conversation (roles: system, user, assistant): System role not supported" in str(caught.value)
+    assert "does not take the conversation (roles: system, user, assistant): System role not supported" in str(
+        caught.value
+    )
     assert "set system_prompt to null" in str(caught.value)
 
 
@@ -84,7 +86,7 @@ def test_a_template_with_a_system_message_of_its_own_is_announced(template: str,
 
 
 def test_a_broken_template_is_the_models_fault() -> None:
-    with pytest.raises(ModelError, match="refuses the conversation"):
+    with pytest.raises(PromptRefused, match="does not take the conversation"):
         Chat(make_tokenizer(template="{{ messages[0].content + 1 }}")).render(TALK)
 
 

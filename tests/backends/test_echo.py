@@ -178,7 +178,7 @@ def test_when_nobody_receives_any_more_it_ends_without_an_error() -> None:
             window = Window(1, goal=None)
             pool = PromptPool(window)
             window.plan(1)
-            await pool.put([prompt(0)])
+            pool.put([prompt(0)])
             window.end()
             send, receive = anyio.create_memory_object_stream[tuple[Completion, ...]](1)
             receive.close()

@@ -228,7 +228,7 @@ async def main(config):
         pool = PromptPool(window)
         window.plan(1)
         prepared = backend.prepare([{"role": "user", "content": "hello there"}], 10)
-        await pool.put([Prompt(0, (), seed=1, prepared=prepared)])
+        pool.put([Prompt(0, (), seed=1, prepared=prepared)])
         window.end()
         send, receive = anyio.create_memory_object_stream(4)
         async with anyio.create_task_group() as tasks:

@@ -41,7 +41,7 @@ async def start(backend: Any, count: int, new_tokens: int) -> tuple[PromptPool, 
     window = Window(count, goal=None)
     pool = PromptPool(window)
     window.plan(count)
-    await pool.put(make_prompts(backend, make_messages(count), new_tokens))
+    pool.put(make_prompts(backend, make_messages(count), new_tokens))
     window.end()
     send, receive = anyio.create_memory_object_stream[tuple[Completion, ...]](count)
     return pool, send, receive

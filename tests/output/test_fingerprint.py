@@ -54,6 +54,7 @@ CHANGES: dict[str, tuple[Any, ...]] = {
     "max_attempts": (1,),
     "max_rejection_rate": (0.5,),
     "window": (512,),
+    "drain_timeout": (1.5,),
     "validation.enabled": ({"enabled": False},),
     "validation.min_words": ({"min_words": 1},),
     "validation.max_words": ({"max_words": 200},),

@@ -1,0 +1,45 @@
+"""Small habits around anyio's task groups and threads that several parts need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import anyio
+import anyio.to_thread
+
+__all__ = ["in_thread", "single_cause"]
+
+_T = TypeVar("_T")
+
+
+@contextmanager
+def single_cause() -> Iterator[None]:
+    """Lets a single cause leave its exception groups; several leave together."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        cause: BaseException = group
+        while isinstance(cause, BaseExceptionGroup) and len(cause.exceptions) == 1:
+            cause = cause.exceptions[0]
+        if cause is group:
+            raise
+        raise cause from cause.__cause__
+
+
+async def in_thread(function: Callable[..., _T], *arguments: object) -> _T:
+    """What ``function`` returns, run in a worker thread; ends only when the thread is done, however it is cancelled.
+
+    In a task of its own: there cancellation always comes by a scope, which ``from_thread.check_cancelled`` sees;
+    asyncio's own ``Task.cancel`` would leave the thread running. Takes none of the application's thread tokens.
+    """
+    results: list[_T] = []
+
+    async def work() -> None:
+        results.append(await anyio.to_thread.run_sync(function, *arguments, limiter=anyio.CapacityLimiter(1)))
+
+    with single_cause():
+        async with anyio.create_task_group() as group:
+            group.start_soon(work)
+    return results[0]
