@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 from transformers.utils import logging as transformers_logging
+from transformers.utils.hub import cached_file, extract_commit_hash
 
 from asyncgen.backends.find import locate
 from asyncgen.config import AutoBackend, Config, StaticBackend
@@ -42,6 +43,8 @@ class Loaded:
     eos_ids: frozenset[int]
     """End-of-text tokens, as named by the model and by its tokenizer."""
     pad_id: int
+    revision: str | None
+    """The commit of a hub model; None for a directory."""
 
 
 def load(config: Config, backend: AutoBackend | StaticBackend) -> Loaded:
@@ -64,7 +67,16 @@ def load(config: Config, backend: AutoBackend | StaticBackend) -> Loaded:
             f"the checkpoint {str(place)!r} lacks {len(missing)} of the model's weights, {missing[0]!r} among them",
             hint="they would be random numbers; save the model again, or correct its config.json",
         )
-    return _describe(model.eval(), tokenizer, config)
+    return _describe(model.eval(), tokenizer, config, _commit(place, backend.revision))
+
+
+def _commit(place: Path | str, revision: str | None) -> str | None:
+    """The commit that a hub model was loaded from, as the cache has it by now."""
+    if isinstance(place, Path):
+        return None
+    file = cached_file(place, "config.json", revision=revision, local_files_only=True)
+    commit: str | None = extract_commit_hash(file, None)
+    return commit
 
 
 def _device(backend: AutoBackend | StaticBackend) -> torch.device:
@@ -118,7 +130,7 @@ def _pretrained(
     return model, info
 
 
-def _describe(model: Any, tokenizer: Any, config: Config) -> Loaded:
+def _describe(model: Any, tokenizer: Any, config: Config, revision: str | None) -> Loaded:
     context = _context_length(model)
     if config.generation.max_new_tokens >= context:
         raise ConfigError(
@@ -132,7 +144,7 @@ def _describe(model: Any, tokenizer: Any, config: Config) -> Loaded:
     pad = next(pad for pad in pads if pad is not None and 0 <= pad < embeddings)
     kept = {"eos_token_id": sorted(eos) or None, "pad_token_id": pad}
     model.generation_config = GenerationConfig(**kept)  # type: ignore[no-untyped-call]  # transformers is typed in parts
-    return Loaded(model, tokenizer, model.device, context, embeddings, eos, pad)
+    return Loaded(model, tokenizer, model.device, context, embeddings, eos, pad, revision)
 
 
 def _context_length(model: Any) -> int:

@@ -61,7 +61,7 @@ class Static:
         self._fixed_shape = loaded.device.type == "cpu"
         self.limits = Limits(loaded.context_length, self._batch_size())
         self.notices: tuple[str, ...] = self._chat.notices(config.system_prompt)
-        self.revision: str | None = getattr(loaded.model.config, "_commit_hash", None)
+        self.revision: str | None = loaded.revision
         self._check_template(config)
         self._budget = TokenBudget()
         self._meter = Meter()
