@@ -16,14 +16,14 @@ from tests.programs import asyncgen, records, start
 pytestmark = pytest.mark.timeout(600)
 
 
-def kill_and_resume(arguments: tuple[str, ...], folder: Path, kills: int, after: tuple[float, float], seed: int) -> int:
+def kill_and_resume(arguments: tuple[str, ...], folder: Path, kills: int, longest: float, seed: int) -> int:
     """Starts the run again and again, killing it after random seconds, until it is complete; the kills."""
     rng = random.Random(seed)
     done = 0
     while True:
         run = start("run", *arguments, cwd=folder)
         if done < kills:
-            time.sleep(rng.uniform(*after))
+            time.sleep(rng.uniform(0.0, longest))
             run.kill()
         _, messages = run.communicate(timeout=300)
         if run.returncode == 0:
@@ -39,7 +39,7 @@ def test_an_echo_run_killed_25_times_equals_the_whole_one(tmp_path: Path) -> Non
     assert whole.returncode == 0, whole.stderr
     # Slowed down, so that the kills fall into the work and not only into the start; speed changes no record.
     slow = ("--set", "backend.seconds_per_batch=0.05", "--output-path", "killed.jsonl")
-    kills = kill_and_resume((*arguments, *slow), tmp_path, 25, (0.0, 1.2), seed=3)
+    kills = kill_and_resume((*arguments, *slow), tmp_path, 25, 1.2, seed=3)
     assert kills >= 20, f"only {kills} kills: the run is too short for this test"
     for name in ("{}.jsonl", "{}.rejected.jsonl"):
         assert records(tmp_path / name.format("killed")) == records(tmp_path / name.format("whole"))
@@ -48,13 +48,27 @@ def test_an_echo_run_killed_25_times_equals_the_whole_one(tmp_path: Path) -> Non
 
 @pytest.mark.skipif(not (bundled_model() / "model.safetensors").exists(), reason="the bundled model is not trained yet")
 def test_a_run_of_the_bundled_model_killed_equals_the_whole_one(tmp_path: Path) -> None:
-    """Three kills here; ASYNCGEN_TEST_KILLS=10 makes it ten."""
+    """Three kills here, each when a random number of stories is on disk; ASYNCGEN_TEST_KILLS=10 makes it ten."""
     kills = int(os.environ.get("ASYNCGEN_TEST_KILLS", "3"))
+    stories = 8 * (kills + 1)
     settings = ("generation.max_new_tokens=160", "generation.batch_size=8", "window=24", "k_shot_count=1")
-    arguments = (*(part for setting in settings for part in ("--set", setting)), "--num-stories", str(8 * (kills + 1)))
+    arguments = (*(part for setting in settings for part in ("--set", setting)), "--num-stories", str(stories))
     whole = asyncgen("run", *arguments, "--output-path", "whole.jsonl", cwd=tmp_path, timeout=500)
     assert whole.returncode == 0, whole.stderr
-    done = kill_and_resume((*arguments, "--output-path", "killed.jsonl"), tmp_path, kills, (4.0, 14.0), seed=5)
-    assert done >= min(kills, 2), f"only {done} kills: the run is too short for this test"
+    rng = random.Random(5)
+    for lines in sorted(rng.randint(0, stories - 6) for _ in range(kills)):
+        run = start("run", *arguments, "--output-path", "killed.jsonl", cwd=tmp_path)
+        while run.poll() is None and _lines(tmp_path / "killed.jsonl") <= lines:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.2))
+        run.kill()
+        _, messages = run.communicate(timeout=60)
+        assert run.returncode == -signal.SIGKILL, messages
+    last = asyncgen("run", *arguments, "--output-path", "killed.jsonl", cwd=tmp_path, timeout=500)
+    assert last.returncode == 0, last.stderr
     for name in ("{}.jsonl", "{}.rejected.jsonl"):
         assert records(tmp_path / name.format("killed")) == records(tmp_path / name.format("whole"))
+
+
+def _lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else -1

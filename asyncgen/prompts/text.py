@@ -36,8 +36,8 @@ def read_text(path: Path, what: str, *, hint: str | None = None) -> str:
 
 
 def check_regular(path: Path, what: str) -> None:
-    """Raises DataError for what cannot be read twice, or never ends: a directory, a pipe, a device."""
-    if path.exists() and not path.is_file():
+    """Raises DataError for what cannot be read twice, or never ends: a pipe, a device."""
+    if path.exists() and not path.is_file() and not path.is_dir():
         raise DataError(
             f"{what} file {path} is not a regular file", hint="pipes and devices cannot be read again on resume"
         )
