@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -13,3 +15,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads slow eac
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture
+def no_thread_of_ours_is_left() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    # Worker threads that anyio keeps for the loop's next use end with the loop.
+    left = [t.name for t in set(threading.enumerate()) - before if not t.name.startswith("AnyIO worker")]
+    assert not left

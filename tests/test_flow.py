@@ -2,90 +2,23 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from anyio import wait_all_tasks_blocked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncgen.backends import open_backend
-from asyncgen.config import Config, EchoBackend, Generation, Validation
+from asyncgen.config import Generation, Validation
 from asyncgen.errors import BackendFailed, SourcesEnded, TooManyRejections
-from asyncgen.pipeline import Flow, open_pipeline
-from asyncgen.prompts import PromptSource, open_source
-from asyncgen.records import Prompt, Rejection, Story
+from asyncgen.records import Prompt, Rejection
+from tests.flows import Record, config_for, decide, flow_for, texts
 
-pytestmark = pytest.mark.anyio
-
-Record = Story | Rejection
-
-
-@pytest.fixture(autouse=True)
-def no_thread_of_ours_is_left() -> Iterator[None]:
-    before = set(threading.enumerate())
-    yield
-    # Worker threads that anyio keeps for the loop's next use end with the loop.
-    left = [t.name for t in set(threading.enumerate()) - before if not t.name.startswith("AnyIO worker")]
-    assert not left
-
-
-def config_for(**changes: object) -> Config:
-    echo = {
-        name: changes.pop(name)
-        for name in ("bad_share", "distinct", "context_length", "seconds_per_batch")
-        if name in changes
-    }
-    settings: dict[str, object] = {
-        "backend": EchoBackend(kind="echo", **echo),
-        "max_rejection_rate": 1.0,
-        "use_k_shot": False,
-        **changes,
-    }
-    return Config.model_validate(settings)
-
-
-class Finite:
-    """A source that ends after ``count`` prompts and lets others run before each answer."""
-
-    def __init__(self, source: PromptSource, count: int) -> None:
-        self.count: int | None = count
-        self._source = source
-
-    async def take(self, start: int, count: int) -> tuple[Prompt, ...]:
-        await anyio.lowlevel.checkpoint()
-        return await self._source.take(start, max(0, min(count, (self.count or 0) - start)))
-
-
-async def decide(config: Config, *, prompts: int | None = None, start: int = 0, accepted: int = 0) -> list[Record]:
-    """Runs a flow to its end and returns what it decided."""
-    records: list[Record] = []
-
-    async def sink(group: Sequence[Record]) -> None:
-        await anyio.lowlevel.checkpoint()
-        records.extend(group)
-
-    async with flow_for(config, prompts=prompts, start=start, accepted=accepted) as flow:
-        await flow.run(sink)
-    return records
-
-
-@asynccontextmanager
-async def flow_for(
-    config: Config, *, prompts: int | None = None, start: int = 0, accepted: int = 0
-) -> AsyncIterator[Flow]:
-    async with open_source(config) as source, open_backend(config) as backend:
-        end = Finite(source, prompts) if prompts is not None else source
-        yield Flow(config, end, backend, start=start, accepted=accepted, rejected=start - accepted)
-
-
-def texts(records: Sequence[Record]) -> list[tuple[int, str, bool]]:
-    return [(record.index, record.content, isinstance(record, Rejection)) for record in records]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_thread_of_ours_is_left")]
 
 
 @settings(max_examples=60, deadline=None)
@@ -311,57 +244,6 @@ async def test_a_slow_sink_holds_everything_up_within_the_window() -> None:
     assert flow.window.decided == 500
 
 
-async def test_open_pipeline_yields_stories_in_order_and_ends() -> None:
-    config = config_for(num_stories=40, bad_share=0.3)
-    async with open_pipeline(config) as stories:
-        got = [story async for story in stories]
-    assert len(got) == 40
-    indices = [story.index for story in got]
-    assert indices == sorted(indices)
-    kept = [story.content for story in got[:6]]
-    async with open_pipeline(config, start=indices[5] + 1, kept=kept) as stories:
-        rest = [story async for story in stories]
-    assert [story.content for story in rest] == [story.content for story in got[6:]]
-    assert [story.metadata for story in rest] == [story.metadata for story in got[6:]]
-
-
-async def test_a_resumed_pipeline_repeats_nothing_that_was_kept() -> None:
-    config = config_for(num_stories=25, distinct=30, template="tell me a story\n")
-    async with open_pipeline(config) as stories:
-        got = [story async for story in stories]
-    async with open_pipeline(config, start=got[9].index + 1, kept=[story.content for story in got[:10]]) as stories:
-        rest = [story async for story in stories]
-    assert [story.content for story in rest] == [story.content for story in got[10:]]
-
-
-async def test_the_last_story_is_read_in_peace_before_an_error_leaves() -> None:
-    """A reader that is busy with a story (writing it somewhere, say) is not cancelled in the middle of it."""
-    config = config_for(num_stories=10)
-    done: list[int] = []
-    async with open_source(config) as source:
-        ended = Finite(source, 4)
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SourcesEnded):
-        patch.setattr("asyncgen.pipeline.open_source", lambda _: _as_context(ended))
-        async with open_pipeline(config) as stories:
-            async for story in stories:
-                await anyio.sleep(0.02)
-                done.append(story.index)
-    assert done == [0, 1, 2, 3]
-
-
-@asynccontextmanager
-async def _as_context(value: Finite) -> AsyncIterator[Finite]:
-    yield value
-
-
-async def test_the_callers_own_exception_group_leaves_as_it_was_raised() -> None:
-    with pytest.raises(ExceptionGroup, match="mine") as caught:
-        async with open_pipeline(config_for(num_stories=3)) as stories:
-            async for _ in stories:
-                raise ExceptionGroup("mine", [ValueError("x")])
-    assert caught.value.message == "mine"
-
-
 async def test_repeats_are_counted_whether_they_are_tried_again_or_not() -> None:
     config = config_for(num_stories=None, distinct=1, max_attempts=1, template="tell me a story\n")
     async with flow_for(config, prompts=20) as flow:
@@ -373,39 +255,6 @@ async def test_repeats_are_counted_whether_they_are_tried_again_or_not() -> None
         snapshot = flow.snapshot()
     assert snapshot.reasons["repeat"] == 19
     assert (snapshot.accepted, snapshot.accepted_first, snapshot.first_attempts) == (1, 1, 20)
-
-
-async def test_open_pipeline_left_early_or_by_an_error() -> None:
-    config = config_for(num_stories=None)
-    async with open_pipeline(config) as stories:
-        async for _ in stories:
-            break
-    with pytest.raises(KeyError, match="mine"):
-        async with open_pipeline(config) as stories:
-            async for _ in stories:
-                raise KeyError("mine")
-
-
-async def test_open_pipeline_raises_what_stopped_it() -> None:
-    config = config_for(num_stories=10, bad_share=1.0).model_copy(update={"max_rejection_rate": 0.5})
-    with pytest.raises(TooManyRejections):
-        async with open_pipeline(config) as stories:
-            async for _ in stories:
-                pass
-
-
-async def test_two_pipelines_at_once_do_not_know_of_each_other() -> None:
-    got: dict[int, list[str]] = {1: [], 2: []}
-
-    async def read(seed: int) -> None:
-        async with open_pipeline(config_for(num_stories=30, seed=seed)) as stories:
-            got[seed] = [story.content async for story in stories]
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(read, 1)
-        group.start_soon(read, 2)
-    assert len(got[1]) == len(got[2]) == 30
-    assert not set(got[1]) & set(got[2])
 
 
 async def test_jsonl_prompts_flow_like_others(tmp_path: Path) -> None:

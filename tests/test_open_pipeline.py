@@ -1,0 +1,100 @@
+"""``open_pipeline`` on ``echo``: stories into somebody's own loop, and every way to leave it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+
+from asyncgen.errors import SourcesEnded, TooManyRejections
+from asyncgen.pipeline import open_pipeline
+from asyncgen.prompts import open_source
+from tests.flows import Finite, config_for
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_thread_of_ours_is_left")]
+
+
+async def test_open_pipeline_yields_stories_in_order_and_ends() -> None:
+    config = config_for(num_stories=40, bad_share=0.3)
+    async with open_pipeline(config) as stories:
+        got = [story async for story in stories]
+    assert len(got) == 40
+    indices = [story.index for story in got]
+    assert indices == sorted(indices)
+    kept = [story.content for story in got[:6]]
+    async with open_pipeline(config, start=indices[5] + 1, kept=kept) as stories:
+        rest = [story async for story in stories]
+    assert [story.content for story in rest] == [story.content for story in got[6:]]
+    assert [story.metadata for story in rest] == [story.metadata for story in got[6:]]
+
+
+async def test_a_resumed_pipeline_repeats_nothing_that_was_kept() -> None:
+    config = config_for(num_stories=25, distinct=30, template="tell me a story\n")
+    async with open_pipeline(config) as stories:
+        got = [story async for story in stories]
+    async with open_pipeline(config, start=got[9].index + 1, kept=[story.content for story in got[:10]]) as stories:
+        rest = [story async for story in stories]
+    assert [story.content for story in rest] == [story.content for story in got[10:]]
+
+
+async def test_the_last_story_is_read_in_peace_before_an_error_leaves() -> None:
+    """A reader that is busy with a story (writing it somewhere, say) is not cancelled in the middle of it."""
+    config = config_for(num_stories=10)
+    done: list[int] = []
+    async with open_source(config) as source:
+        ended = Finite(source, 4)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SourcesEnded):
+        patch.setattr("asyncgen.pipeline.open_source", lambda _: _as_context(ended))
+        async with open_pipeline(config) as stories:
+            async for story in stories:
+                await anyio.sleep(0.02)
+                done.append(story.index)
+    assert done == [0, 1, 2, 3]
+
+
+@asynccontextmanager
+async def _as_context(value: Finite) -> AsyncIterator[Finite]:
+    yield value
+
+
+async def test_the_callers_own_exception_group_leaves_as_it_was_raised() -> None:
+    with pytest.raises(ExceptionGroup, match="mine") as caught:
+        async with open_pipeline(config_for(num_stories=3)) as stories:
+            async for _ in stories:
+                raise ExceptionGroup("mine", [ValueError("x")])
+    assert caught.value.message == "mine"
+
+
+async def test_open_pipeline_left_early_or_by_an_error() -> None:
+    config = config_for(num_stories=None)
+    async with open_pipeline(config) as stories:
+        async for _ in stories:
+            break
+    with pytest.raises(KeyError, match="mine"):
+        async with open_pipeline(config) as stories:
+            async for _ in stories:
+                raise KeyError("mine")
+
+
+async def test_open_pipeline_raises_what_stopped_it() -> None:
+    config = config_for(num_stories=10, bad_share=1.0).model_copy(update={"max_rejection_rate": 0.5})
+    with pytest.raises(TooManyRejections):
+        async with open_pipeline(config) as stories:
+            async for _ in stories:
+                pass
+
+
+async def test_two_pipelines_at_once_do_not_know_of_each_other() -> None:
+    got: dict[int, list[str]] = {1: [], 2: []}
+
+    async def read(seed: int) -> None:
+        async with open_pipeline(config_for(num_stories=30, seed=seed)) as stories:
+            got[seed] = [story.content async for story in stories]
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(read, 1)
+        group.start_soon(read, 2)
+    assert len(got[1]) == len(got[2]) == 30
+    assert not set(got[1]) & set(got[2])
