@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from asyncgen.backends import check_model
+from asyncgen.backends.find import cautions
 from asyncgen.config import Config
 from asyncgen.prompts import Inputs, check_inputs
 from asyncgen.session import progress_on_disk
@@ -23,6 +24,7 @@ def describe(config: Config) -> str:
             f"model     {config.model_name} ({config.backend.kind})",
             f"goal      {goal}, at most {config.attempts} attempts at a prompt",
             f"output    {config.output_path} ({made})",
+            *(f"caution   {text}" for text in cautions(config)),
             "all is well",
         ]
     )

@@ -56,7 +56,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Synthetic text data sets from a language model: validated, never lost, never repeated.",
-    epilog="The brief forms work too: --config FILE for run FILE, --create-config FILE for init FILE.",
+    epilog="Short forms: --config FILE is run FILE, --create-config FILE is init FILE, and run's options work alone.",
 )
 
 ConfigArgument = Annotated[Path | None, typer.Argument(help="YAML or JSON file; without one the defaults apply.")]
@@ -81,7 +81,9 @@ def run_command(
     model_name: Annotated[str | None, typer.Option(help="bedtime-tiny, a hub id or a directory.")] = None,
     num_stories: Annotated[int | None, typer.Option(help="Accepted stories to make.")] = None,
     batch_size: Annotated[str | None, typer.Option(help="Rows generated at once, or auto.")] = None,
-    output_path: Annotated[str | None, typer.Option(help="Where the stories go.")] = None,
+    output_path: Annotated[
+        str | None, typer.Option(help="Where the stories go, relative to the current folder.")
+    ] = None,
     no_k_shot: Annotated[bool, typer.Option("--no-k-shot", help="No examples in front of the prompts.")] = False,
     no_diversity: Annotated[bool, typer.Option("--no-diversity", help="Draw words independently.")] = False,
     create_config: Annotated[Path | None, typer.Option(help="Write a configuration to this file and exit.")] = None,
@@ -142,6 +144,9 @@ def check_command(config: ConfigArgument = None, sets: SetOption = None) -> None
 
 def main() -> NoReturn:
     """Entry point of ``python -m asyncgen`` and of the console script."""
+    # OpenMP threads that spin while they wait slow each other down forty-fold beside another busy process. Read when
+    # torch is imported, which a run does later.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     arguments = sys.argv[1:]
     if arguments and arguments[0].startswith("-") and arguments[0] not in _ROOT_OPTIONS:
         arguments.insert(0, "run")
@@ -163,7 +168,8 @@ def _run(config: Config) -> int:
     """Runs and returns the exit code, telling a person what happens."""
     done = progress_on_disk(config)
     if done is not None and done.complete:
-        tell(f"complete: {done.accepted} of {config.num_stories} stories are in {config.output_path}; nothing to do")
+        wanted = f"{config.num_stories} wanted"
+        tell(f"complete: {done.accepted} stories ({wanted}) are in {config.output_path}; nothing to do")
         return 0
     goal = "stories until the sources end" if config.num_stories is None else f"{config.num_stories} stories"
     so_far = f" (going on after {done.accepted})" if done is not None and done.accepted + done.rejected else ""

@@ -170,7 +170,7 @@ class Config(_Section):
     model_name: Annotated[str, Field(min_length=1)] = BUNDLED_MODEL
     """`bedtime-tiny` (the bundled model), a hub id such as `Qwen/Qwen2.5-3B-Instruct`, or a directory."""
     num_stories: Annotated[int, Field(ge=1)] | None = 1000
-    """Accepted stories to make; null goes on until the sources end."""
+    """Accepted stories to make; null goes on until the sources end (for ready prompts)."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of the whole run: words, conditions, examples and sampling follow from it."""
     output_path: Path = Path("stories.jsonl")
@@ -182,7 +182,8 @@ class Config(_Section):
     system_prompt: str | None = None
     """First message of every conversation; null sends none (some chat templates then insert their own)."""
     template: str | None = None
-    """The prompt's text with placeholders, or a file that holds it; null is the brief's template."""
+    """The prompt's text, or a file that holds it, with {word1}, {word2} ... (as many words as there are such places are
+    drawn) and {additional_condition}; null is the built-in template."""
     vocabulary_path: Path | None = None
     """Words, one a line; null is the packaged list."""
     features_path: Path | None = None
@@ -210,6 +211,15 @@ class Config(_Section):
     """Seconds that a run which is stopped may take to finish what was begun; then it ends within a decode step."""
     validation: Validation = Validation()
     """What a story must fulfil."""
+
+    @model_validator(mode="after")
+    def _stories_can_be_long_enough(self) -> Config:
+        if self.validation.enabled and self.generation.max_new_tokens < self.validation.min_words:
+            raise ValueError(
+                f"generation.max_new_tokens ({self.generation.max_new_tokens}) leaves no room for "
+                f"validation.min_words ({self.validation.min_words})"
+            )
+        return self
 
     @property
     def shots(self) -> int:

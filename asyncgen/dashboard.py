@@ -106,13 +106,14 @@ def tell(text: str, out: TextIO | None = None) -> None:
 def figures(snapshot: Snapshot) -> list[str]:
     """Three short texts: the generator, the queues, the rejections."""
     depths = snapshot.depths
-    queues = ", ".join(f"{name} {depths.get(name, 0)}" for name in ("prompts", "completions", "verdicts", "in order"))
+    queues = ", ".join(f"{name} {depths.get(name, 0)}" for name in ("prompts", "completions", "verdicts"))
+    early = f"{depths.get('in order', 0)} finished before an earlier one"
     reasons = ", ".join(f"{reason} {count}" for reason, count in list(snapshot.reasons.items())[:4])
     refused = sum(snapshot.reasons.values())
     return [
         f"generator busy {snapshot.busy:.0%}, {snapshot.tokens_per_second:,.0f} tokens/s",
-        f"waiting: {queues}; undecided {depths.get('undecided', 0)} of {depths.get('window', 0)}",
-        f"rejected {snapshot.rejected} prompts; attempts refused for: {reasons}"
+        f"waiting: {queues}, {early}; undecided {depths.get('undecided', 0)} of {depths.get('window', 0)}",
+        f"rejected for good: {snapshot.rejected}; attempts refused for: {reasons}"
         if refused or snapshot.rejected
         else "nothing rejected",
     ]

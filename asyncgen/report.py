@@ -45,5 +45,5 @@ class Report:
             lines.append("  refused   " + ", ".join(f"{reason}: {count}" for reason, count in s.reasons.items()))
         lines.append(f"  stories   {self.output_path}")
         if s.rejected:
-            lines.append(f"  rejected  {self.rejected_path} ({s.rejected} prompts failed all their attempts)")
+            lines.append(f"  rejected  {self.rejected_path} ({s.rejected} failed all attempts)")
         return "\n".join(lines)

@@ -13,7 +13,7 @@ import anyio
 import anyio.from_thread
 
 from asyncgen.backends import check_model, open_backend
-from asyncgen.backends.find import locate
+from asyncgen.backends.find import cautions, locate
 from asyncgen.config import Config, EchoBackend
 from asyncgen.errors import ResumeRefused, RunStopped, TooManyRejections
 from asyncgen.metrics import Snapshot, View
@@ -53,6 +53,8 @@ async def run(
         async with open_source(config) as source:
             inputs = await in_thread(_checked_inputs, config)
             async with open_output(config, inputs) as output:
+                for caution in cautions(config):
+                    tell(caution)
                 for note in output.notes:
                     tell(f"resumed with another setting: {note}")
                 if output.complete:

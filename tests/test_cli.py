@@ -80,6 +80,9 @@ def test_check_tells_what_a_run_would_do(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "all is well" in done.stdout
     assert "2 of 10 examples in front" in done.stdout
+    assert "caution" not in done.stdout
+    done = asyncgen("check", "--set", "template='about {word1}'", cwd=tmp_path, env=without_torch(tmp_path))
+    assert "knows the built-in template only" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -100,6 +103,7 @@ def test_check_tells_what_a_run_would_do(tmp_path: Path) -> None:
         ({}, "sources: [{kind: jsonl, path: missing.jsonl}]", "missing.jsonl"),
         ({"p.jsonl": b'{"prompt": "a"}\n{"prompt": 3}\n'}, "sources: [{kind: jsonl, path: p.jsonl}]", "p.jsonl:2"),
         ({}, "model_name: ./no-such-model", "no-such-model"),
+        ({}, "model_name: bedtime-tinny", "did you mean 'bedtime-tiny'"),
         ({"m/config.json": b"{}"}, "model_name: m", "safetensors"),
         ({}, "output_path: .", "output_path"),
     ],

@@ -161,6 +161,7 @@ def test_kinds_of_backend(write: Callable[[str], Path]) -> None:
         ("sources: [{kind: jsonl, pth: a}]", "sources[0].pth: unknown key; did you mean 'path'?"),
         ("sources: []", "sources: "),
         ("validation: {min_words: 9, max_words: 3}", "validation: min_words (9) is greater than max_words (3)"),
+        ("generation: {max_new_tokens: 10}", "max_new_tokens (10) leaves no room for validation.min_words (30)"),
         ("backend: {trust_remote_code: true}", "needs a pinned revision"),
         ("seed: 1\nseed: 2", ":2: the key 'seed' stands there twice, first on line 1"),
         ("- a", "found a list, expected a mapping"),

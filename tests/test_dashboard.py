@@ -107,7 +107,7 @@ def test_the_summary_says_what_was_made_and_where() -> None:
     text = Report("complete", SNAPSHOT, Path("/x/s.jsonl"), Path("/x/s.rejected.jsonl")).summary()
     assert text.startswith("complete: 60 of 200 stories, 50 of them made now in 1 min 40 s")
     assert "75% of the prompts were accepted at the first attempt" in text
-    assert "/x/s.rejected.jsonl (3 prompts failed all their attempts)" in text
+    assert "/x/s.rejected.jsonl (3 failed all attempts)" in text
 
 
 @pytest.mark.parametrize("columns", [90, 0])

@@ -96,7 +96,7 @@ async def test_early_break(model: Path, tmp_path: Path) -> None:
 async def test_cancellation_at_random_moments(model: Path, tmp_path: Path, kind: str) -> None:
     """By asyncio's own cancel and by a scope: it ends within a decode step, and a resumed run equals a whole one."""
     rng = random.Random(5)
-    config = config_for(model, tmp_path, num_stories=40)
+    config = config_for(model, tmp_path, num_stories=150)
 
     async def use() -> None:
         if kind == "run":
@@ -110,6 +110,8 @@ async def test_cancellation_at_random_moments(model: Path, tmp_path: Path, kind:
     for _ in range(12):
         task = asyncio.create_task(use())
         await asyncio.sleep(rng.uniform(0, 1.2))
+        if task.done():
+            break
         steps = asyncio.get_running_loop().time()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -122,7 +124,7 @@ async def test_cancellation_at_random_moments(model: Path, tmp_path: Path, kind:
         assert other_tasks() == before
     if kind == "run":
         await asyncgen.run(config)
-        await asyncgen.run(config_for(model, tmp_path, num_stories=40, output_path=tmp_path / "whole.jsonl"))
+        await asyncgen.run(config_for(model, tmp_path, num_stories=150, output_path=tmp_path / "whole.jsonl"))
         assert records(tmp_path / "stories.jsonl") == records(tmp_path / "whole.jsonl")
 
 

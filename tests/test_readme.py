@@ -13,6 +13,7 @@ import pytest
 
 from asyncgen.cli import EXIT_CODES
 from asyncgen.config_file import load_config
+from asyncgen.prompts.templates import load_template
 from asyncgen.resources import bundled_model
 from tests.programs import ECHO, ROOT, asyncgen, environment, records
 
@@ -45,6 +46,11 @@ def test_the_commands_for_your_own_stories(tmp_path: Path) -> None:
             assert len(records(tmp_path / "stories.jsonl")) == (2000 if "2000" in command else 20)
 
 
+def test_the_template_shown_is_the_built_in_one() -> None:
+    (block,) = blocks("text")
+    assert block.rstrip("\n") == load_template(None).text
+
+
 def test_the_configuration_shown_loads(tmp_path: Path) -> None:
     (block,) = blocks("yaml")
     (tmp_path / "c.yaml").write_text(block)
@@ -70,7 +76,7 @@ def test_exit_codes_are_those_of_the_program() -> None:
 
 def test_help_names_every_flag_that_the_readme_uses() -> None:
     known = "".join(asyncgen(command, "--help", cwd=ROOT).stdout for command in ("run", "init", "check"))
-    used = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", "".join(blocks("sh"))))
+    used = set(re.findall(r"`(--[a-z][a-z-]+)", README)) | set(re.findall(r" (--[a-z][a-z-]+)", blocks("sh")[-1]))
     assert used
     assert all(flag in known for flag in used), used
 

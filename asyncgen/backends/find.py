@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from asyncgen.config import AutoBackend, Config, StaticBackend
 from asyncgen.errors import ModelError
 from asyncgen.resources import BUNDLED_MODEL, bundled_model
 
-__all__ = ["check_model", "locate"]
+__all__ = ["cautions", "check_model", "locate"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _HUB_ID_LENGTH = 96
@@ -38,6 +39,15 @@ def check_model(config: Config) -> None:
     _check_packages(config.backend)
 
 
+def cautions(config: Config) -> tuple[str, ...]:
+    """Sentences on what will hardly work, although nothing forbids it."""
+    uses_model = isinstance(config.backend, AutoBackend | StaticBackend)
+    own_prompts = config.template is not None or config.sources is not None
+    if uses_model and own_prompts and config.model_name == BUNDLED_MODEL:
+        return (f"{BUNDLED_MODEL} is a toy that knows the built-in template only: with other prompts expect nonsense",)
+    return ()
+
+
 def locate(model_name: str) -> Path | str:
     """The directory that ``model_name`` means, or the hub id that it is. Raises ModelError if it is neither.
 
@@ -53,6 +63,8 @@ def locate(model_name: str) -> Path | str:
             f"model not found: there is no directory {str(directory.absolute())!r}",
             hint="model_name is a directory, a hub id such as Qwen/Qwen2.5-3B-Instruct, or bedtime-tiny",
         )
+    if "/" not in model_name and get_close_matches(model_name, [BUNDLED_MODEL], cutoff=0.8):
+        raise ModelError(f"model not found: {model_name!r}; did you mean {BUNDLED_MODEL!r}, the bundled model?")
     if (
         len(model_name) > _HUB_ID_LENGTH
         or not _HUB_ID.fullmatch(model_name)

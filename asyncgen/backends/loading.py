@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
+from anyio import from_thread
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file, extract_commit_hash
@@ -23,6 +25,8 @@ from asyncgen.errors import ConfigError, ModelError
 
 __all__ = ["Loaded", "load"]
 
+_LOADING = Lock()
+_PATIENCE = 0.1
 _NO_LIMIT = 1_000_000
 _POSITION_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
 
@@ -56,7 +60,7 @@ def load(config: Config, backend: AutoBackend | StaticBackend) -> Loaded:
     """
     place = locate(config.model_name)
     device = _device(backend)
-    with _explained(config.model_name, place), _quiet():
+    with _one_at_a_time(), _explained(config.model_name, place), _quiet():
         common = {"revision": backend.revision, "trust_remote_code": backend.trust_remote_code}
         tokenizer = AutoTokenizer.from_pretrained(place, **common)
         model, info = _load_model(place, device, backend, common)
@@ -158,6 +162,20 @@ def _ids(source: Any) -> frozenset[int]:
     """The end-of-text ids that a configuration or a tokenizer names: one, several or none."""
     ids = getattr(source, "eos_token_id", None)
     return frozenset(() if ids is None else [ids] if isinstance(ids, int) else ids)
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Loading is a matter of the whole process: transformers replaces methods of its classes meanwhile (weights are
+    not tied, or not initialised), and two loads that overlap would leave them replaced for ever. Waits for another
+    load to end, looking for cancellation.
+    """
+    while not _LOADING.acquire(timeout=_PATIENCE):
+        from_thread.check_cancelled()
+    try:
+        yield
+    finally:
+        _LOADING.release()
 
 
 @contextmanager

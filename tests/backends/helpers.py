@@ -119,6 +119,7 @@ def config_for(directory: Path | str, *, backend: dict[str, Any] | None = None, 
             "model_name": str(directory),
             "backend": {"kind": "static", "device": "cpu"} | (backend or {}),
             "generation": defaults | generation,
+            "validation": {"enabled": False},
         }
     )
 

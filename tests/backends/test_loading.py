@@ -14,6 +14,7 @@ import anyio
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
 
 from asyncgen.backends import check_model, open_backend
 from asyncgen.backends.static import Static
@@ -256,3 +257,20 @@ def test_echo_and_refusals_import_neither_torch_nor_transformers() -> None:
     done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.split()) >= 60
+
+
+@pytest.mark.anyio
+async def test_loads_at_the_same_time_leave_transformers_as_it_was(tmp_path: Path) -> None:
+    """While it loads, transformers replaces methods of its classes; overlapping loads would leave them replaced."""
+    models = [make_model(tmp_path / str(number), seed=number, tie_word_embeddings=True) for number in range(4)]
+    before = PreTrainedModel.tie_weights
+
+    async def load(model: Path) -> None:
+        async with open_backend(config_for(model)):
+            pass
+
+    for _ in range(3):
+        async with anyio.create_task_group() as group:
+            for model in models:
+                group.start_soon(load, model)
+    assert PreTrainedModel.tie_weights is before
