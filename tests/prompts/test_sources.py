@@ -56,7 +56,7 @@ async def test_a_prompt_from_a_line(tmp_path: Path) -> None:
         "prepared": {"anything": None},
     }
     path.write_text(json.dumps(line))
-    async with open_source(jsonl(path, seed=4, system_prompt="be kind", generation={"max_new_tokens": 9})) as source:
+    async with open_source(jsonl(path, seed=4, system_prompt="be kind", generation={"max_new_tokens": 77})) as source:
         (prompt,) = await source.take(0, 8)
     assert prompt.messages == (
         {"role": "system", "content": "be kind"},
@@ -65,7 +65,7 @@ async def test_a_prompt_from_a_line(tmp_path: Path) -> None:
     assert prompt.selected_words == {"word1": "moon", "word2": "ice cream"}
     assert (prompt.additional_condition, prompt.shots, prompt.source) == ("calm", (), "jsonl")
     assert (prompt.index, prompt.attempt, prompt.seed) == (0, 1, seeds.sampling_seed(4, 0, 1))
-    assert prompt.max_new_tokens == 9
+    assert prompt.max_new_tokens == 77
 
 
 async def test_messages_are_sent_as_they_are(tmp_path: Path) -> None:
