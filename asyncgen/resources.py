@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["BUNDLED_MODEL", "bundled_model", "config_file", "data_file"]
+__all__ = ["BUNDLED_MODEL", "bundled_model", "data_file"]
 
 BUNDLED_MODEL = "bedtime-tiny"
 _PACKAGE = Path(__file__).resolve().parent
@@ -13,11 +13,6 @@ _PACKAGE = Path(__file__).resolve().parent
 def data_file(name: str) -> Path:
     """The path of a file of ``data/`` (``vocabulary.txt``, ``story_features.json``, ``example_conversation.txt``)."""
     return _find("data", name)
-
-
-def config_file(name: str) -> Path:
-    """The path of a file of ``configs/``."""
-    return _find("configs", name)
 
 
 def bundled_model() -> Path:

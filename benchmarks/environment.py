@@ -27,8 +27,8 @@ def describe(workload: str) -> dict[str, Any]:
 
 
 def save(name: str, environment: dict[str, Any], results: dict[str, Any]) -> Path:
-    """Writes ``benchmarks/results/NAME-DATE.json``."""
-    path = ROOT / "benchmarks" / "results" / f"{name}-{environment['date']}.json"
+    """Writes ``benchmarks/results/NAME-DATE-COMMIT.json``, so that no session overwrites another commit's."""
+    path = ROOT / "benchmarks" / "results" / f"{name}-{environment['date']}-{environment['commit']}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({"environment": environment, "results": results}, indent=2) + "\n", encoding="utf-8")
     return path.relative_to(ROOT)
