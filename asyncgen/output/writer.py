@@ -36,6 +36,7 @@ from asyncgen.output.places import Places
 from asyncgen.output.recovery import Mark
 from asyncgen.output.thread import DiskThread, disk_thread, locked
 from asyncgen.records import Rejection, Story
+from asyncgen.tasks import single_cause
 
 __all__ = ["GROUP_SECONDS", "MANIFEST_SECONDS", "Output", "open_output"]
 
@@ -70,7 +71,7 @@ async def open_output(
             pair = await stack.enter_async_context(_closing(Pair(places, thread)))
             with anyio.CancelScope(shield=True):
                 opened = await thread.run(prepare, places, config, inputs or {}, versions or {}, hardware or {})
-                await pair.open()
+                await _open_whole(pair)
                 await thread.run(manifests.replace, places.manifest, opened.manifest)
         output = Output(config, places, pair, opened, thread)
         try:
@@ -86,6 +87,20 @@ async def _closing(pair: Pair) -> AsyncIterator[Pair]:
     finally:
         with anyio.CancelScope(shield=True), suppress(OSError):  # all of it is synced, or has been given up
             await pair.close()
+
+
+async def _open_whole(pair: Pair) -> None:
+    """Opens both files to the end, in a task that asyncio's own Task.cancel() does not reach: a file that is opened
+    while nobody waits for it any more would stay open.
+    """
+
+    async def shielded() -> None:
+        with anyio.CancelScope(shield=True):
+            await pair.open()
+
+    with single_cause():
+        async with anyio.create_task_group() as group:
+            group.start_soon(shielded)
 
 
 @dataclass(slots=True)
