@@ -1,6 +1,7 @@
 """``python -m asyncgen``, and the console script."""
 
 import os
+import signal
 import sys
 
 __all__ = ["main"]
@@ -9,10 +10,19 @@ INTERRUPTED = 130
 
 
 def main() -> None:
-    """Runs the command line. An interrupt while it is still being imported ends it like any other."""
+    """Runs the command line.
+
+    An interrupt while that is still being imported ends the process at once: nothing has been begun, and an exception
+    there would surface as whatever the interrupted import makes of it (pydantic turns it into a SchemaError).
+    """
+    importing = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # else it is ignored, under nohup say
+    if importing:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
     try:
         from asyncgen.cli import main as run_command_line  # noqa: PLC0415  # takes a third of a second
 
+        if importing:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         run_command_line()
     except KeyboardInterrupt:
         _leave()

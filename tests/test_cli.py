@@ -229,14 +229,20 @@ def test_nobody_listening_does_not_end_a_run(tmp_path: Path, closed: str) -> Non
 
 def test_an_interrupt_at_any_moment_of_the_start_leaves_no_traceback(tmp_path: Path) -> None:
     flags = (*ECHO, "--set", "backend.seconds_per_batch=0.05", "--num-stories", "4000")
-    for moment in (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.6, 0.9):
+    ours = 0
+    for moment in range(3, 60, 2):
         run = start("run", *flags, cwd=tmp_path)
-        time.sleep(moment)
+        time.sleep(moment / 100)
         run.send_signal(signal.SIGINT)
         _, messages = run.communicate(timeout=60)
-        if moment >= 0.2 or "asyncgen" in messages:  # before our first line, an interrupt is Python's own business
-            assert "Traceback" not in messages
-            assert run.returncode == 130
+        if "Traceback" in messages and "asyncgen/__main__.py" not in messages:
+            continue  # before our first line, an interrupt is Python's own business
+        if run.returncode == -signal.SIGINT and not messages:
+            continue  # before Python's first
+        ours += 1
+        assert "Traceback" not in messages
+        assert run.returncode == 130, messages
+    assert ours > 5
 
 
 def test_a_failing_disk_is_exit_74_and_resumable(tmp_path: Path) -> None:
