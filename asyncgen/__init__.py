@@ -32,16 +32,17 @@ if TYPE_CHECKING:
         TooManyRejections,
     )
     from asyncgen.metrics import Snapshot, Watched
-    from asyncgen.pipeline import Stories, open_pipeline
-    from asyncgen.records import Message, Rejection, Story
+    from asyncgen.records import Completion, Message, Rejection, Story
     from asyncgen.report import Report
     from asyncgen.session import run
+    from asyncgen.stream import Stories, open_pipeline
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AsyncgenError",
     "BackendFailed",
+    "Completion",
     "Config",
     "ConfigError",
     "DataError",
@@ -94,17 +95,18 @@ _HOMES = {
         "Snapshot",
         "Watched",
     ),
-    "asyncgen.pipeline": (
-        "Stories",
-        "open_pipeline",
-    ),
     "asyncgen.records": (
+        "Completion",
         "Message",
         "Rejection",
         "Story",
     ),
     "asyncgen.report": ("Report",),
     "asyncgen.session": ("run",),
+    "asyncgen.stream": (
+        "Stories",
+        "open_pipeline",
+    ),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -6,10 +6,11 @@ path is already absolute. Knows nothing about torch.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
 
 from asyncgen.resources import BUNDLED_MODEL
 
@@ -18,13 +19,30 @@ __all__ = [
     "Backend",
     "Config",
     "EchoBackend",
+    "FunctionReference",
+    "FunctionValidator",
     "Generation",
     "JsonlSource",
+    "PythonSource",
+    "QualityWeights",
+    "Readability",
     "Source",
     "StaticBackend",
     "TemplateSource",
     "Validation",
 ]
+
+_REFERENCE = re.compile(r"([A-Za-z_]\w*(\.[A-Za-z_]\w*)*|.+\.py):[A-Za-z_]\w*", re.DOTALL)
+
+
+def _is_reference(text: str) -> str:
+    if not _REFERENCE.fullmatch(text):
+        raise ValueError(f"found {text!r}, expected module:function, package.module:function or file.py:function")
+    return text
+
+
+FunctionReference = Annotated[str, AfterValidator(_is_reference)]
+"""``module:function``, or ``file.py:function`` with the file relative to the configuration."""
 
 
 class _Section(BaseModel):
@@ -115,6 +133,59 @@ class Generation(_Section):
     """Texts that end a generation; they are not part of the result."""
 
 
+class Readability(_Section):
+    """How hard a text is to follow for a small child. Signals, not judgements: all limits are off unless set."""
+
+    max_sentence_words: Annotated[int, Field(ge=1)] | None = None
+    """Longest sentence, in words."""
+    max_mean_sentence_words: Annotated[float, Field(gt=0)] | None = None
+    """Mean length of a sentence, in words."""
+    max_mean_syllables: Annotated[float, Field(ge=1)] | None = None
+    """Mean syllables of a word, as pyphen divides it."""
+    max_grade: float | None = None
+    """Highest Flesch-Kincaid grade level (US school years; below 1 is easier than first grade)."""
+    min_known_words: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Smallest share of a text's words, in [0, 1], that are known; names and the selected words count as known."""
+    known_words_path: Path | None = None
+    """Known words, one a line; null is the packaged list of words that small children know."""
+    language: str = "en_US"
+    """Hyphenation dictionary of pyphen by which syllables are counted."""
+
+
+class FunctionValidator(_Section):
+    """A check of your own, a plain or an async function."""
+
+    function: FunctionReference
+    """`module:function`, or `file.py:function` relative to this file: called with a Completion and the parameters."""
+    parameters: dict[str, JsonValue] = {}
+    """Passed to the function by name."""
+    name: Annotated[str, Field(min_length=1, pattern=r"^[^:\n]+$")] | None = None
+    """What reasons and statistics call it; null is the function's name."""
+    concurrency: Annotated[int, Field(ge=1, le=10_000)] = 16
+    """Calls that may be under way at once."""
+    timeout: Annotated[float, Field(gt=0, le=86_400)] = 60.0
+    """Seconds that one call may take; longer counts as a failed check."""
+    weight: Annotated[float, Field(ge=0)] = 0.0
+    """Weight, in the quality score, of the score that it returns."""
+
+
+class QualityWeights(_Section):
+    """Weights of the quality score, which is the weighted mean of scores in [0, 1]. They need not add up to 1."""
+
+    length: Annotated[float, Field(ge=0)] = 0.25
+    """1 within the bounds, else the share of the nearer bound that is reached or kept."""
+    words: Annotated[float, Field(ge=0)] = 0.30
+    """Share of the selected words that occur."""
+    ending: Annotated[float, Field(ge=0)] = 0.15
+    """1 if the text reached its end with a closed sentence, else 0."""
+    variety: Annotated[float, Field(ge=0)] = 0.15
+    """Share of the word 4-grams that do not repeat an earlier one."""
+    originality: Annotated[float, Field(ge=0)] = 0.15
+    """Share of the different word 4-grams that occur in no k-shot answer."""
+    readability: Annotated[float, Field(ge=0)] = 0.0
+    """1 for a Flesch-Kincaid grade of 3 or less, 0 for 9 or more, linear between."""
+
+
 class Validation(_Section):
     """What a story must fulfil. Each check gives reasons; together they make a quality score."""
 
@@ -133,10 +204,24 @@ class Validation(_Section):
     """Largest share of word 4-grams that may repeat earlier ones of the same text; 1.0 switches the check off."""
     copy_words: Annotated[int, Field(ge=0)] = 8
     """Refuse a text that shares this many words in a row with a k-shot answer; 0 switches the check off."""
+    banned_words: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Words or phrases that must not occur, inflected neither; case aside."""
+    banned_words_path: Path | None = None
+    """More of them in a file, one a line."""
+    forbid_patterns: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Regular expressions (of the package `regex`) that must match nowhere in the text; `(?i)` ignores case."""
+    require_patterns: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Regular expressions that must match somewhere in the text."""
+    readability: Readability = Readability()
+    """Sentence length, syllables, school grade and known words."""
+    functions: tuple[FunctionValidator, ...] = ()
+    """Checks of your own, asked about texts that nothing else speaks against."""
     reject_repeats: bool = True
     """Refuse a text equal (case, spacing and punctuation aside) to an earlier story of the run."""
     min_quality: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Lowest quality score, in [0, 1]."""
+    weights: QualityWeights = QualityWeights()
+    """Weights of the quality score."""
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> Validation:
@@ -145,14 +230,23 @@ class Validation(_Section):
         return self
 
 
-class TemplateSource(_Section):
+class _Source(_Section):
+    """Settings that every kind of source has."""
+
+    name: Annotated[str, Field(min_length=1)] | None = None
+    """What records and the dashboard call it (`metadata.source`); null is its kind."""
+    weight: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Prompts that it gives in each round of all sources."""
+
+
+class TemplateSource(_Source):
     """Prompts made from the template, the vocabulary and the story features."""
 
     kind: Literal["template"]
     """`template`."""
 
 
-class JsonlSource(_Section):
+class JsonlSource(_Source):
     """Ready prompts from a JSON Lines file: a `prompt` text or a `messages` list on each line."""
 
     kind: Literal["jsonl"]
@@ -161,7 +255,19 @@ class JsonlSource(_Section):
     """The file."""
 
 
-Source = Annotated[TemplateSource | JsonlSource, Field(discriminator="kind")]
+class PythonSource(_Source):
+    """Prompts from an async generator function of yours, which begins at item `start`."""
+
+    kind: Literal["python"]
+    """`python`."""
+    function: FunctionReference
+    """`module:function`, or `file.py:function` relative to this file: `async def function(start: int, **parameters)`
+    yields a prompt's text, or an object like a line of a JSONL source."""
+    parameters: dict[str, JsonValue] = {}
+    """Passed to the function by name."""
+
+
+Source = Annotated[TemplateSource | JsonlSource | PythonSource, Field(discriminator="kind")]
 
 
 class Config(_Section):
@@ -190,8 +296,8 @@ class Config(_Section):
     """JSON: {group: [condition, ...]} or [condition, ...]; null is the packaged file."""
     conversation_path: Path | None = None
     """JSON: alternating user and assistant turns for k-shot examples; null is the packaged file."""
-    sources: Annotated[tuple[Source, ...], Field(min_length=1, max_length=1)] | None = None
-    """Where prompts come from; null is the template."""
+    sources: Annotated[tuple[Source, ...], Field(min_length=1, max_length=64)] | None = None
+    """Where prompts come from, mixed by weight; null is the template."""
     use_k_shot: bool = True
     """Put examples from the conversation in front of each prompt."""
     k_shot_count: Annotated[int, Field(ge=0)] = 2

@@ -23,7 +23,6 @@ from asyncgen.yaml_file import Key, parse_value, read_mapping
 
 __all__ = ["load_config"]
 
-_PATHS: tuple[str, ...] = ("output_path", "vocabulary_path", "features_path", "conversation_path")
 _SAYS_WHAT_IT_FOUND = frozenset(
     {"extra_forbidden", "value_error", "missing", "union_tag_invalid", "union_tag_not_found"}
 )
@@ -62,8 +61,10 @@ def _apply(override: str, values: dict[str, Any], origins: dict[Key, str]) -> No
     if not equals or not all(key):
         raise ConfigError(f"{where}: expected key=value, as in generation.temperature=0.7")
     layer = {key[-1]: parse_value(text, where)}
-    if len(key) == 1:
-        _make_absolute(layer, _current_folder())
+    nested: dict[str, Any] = layer
+    for name in reversed(key[:-1]):
+        nested = {name: nested}
+    _make_absolute(nested, _current_folder())
     section = values
     for name in key[:-1]:
         section = section.setdefault(name, {})
@@ -90,19 +91,29 @@ def _current_folder() -> Path:
 
 def _make_absolute(values: dict[str, Any], base: Path) -> None:
     """Resolves relative paths; a template is one if it cannot be a text, a model name if such a directory is there."""
-    for name in _PATHS:
-        if isinstance(values.get(name), str):
-            values[name] = str(base / Path(values[name]).expanduser())
+    _resolve_paths(values, base, Config)
     template = values.get("template")
     if isinstance(template, str) and "\n" not in template and "{" not in template:
         values["template"] = str(base / Path(template).expanduser())
     model = values.get("model_name")
     if isinstance(model, str) and model != BUNDLED_MODEL and (model.startswith((".", "/")) or (base / model).is_dir()):
         values["model_name"] = str(base / model)
-    sources = values.get("sources")
-    for source in sources if isinstance(sources, list) else ():
-        if isinstance(source, dict) and isinstance(source.get("path"), str):
-            source["path"] = str(base / Path(source["path"]).expanduser())
+
+
+def _resolve_paths(values: Any, base: Path, *models: type[BaseModel]) -> None:
+    """Resolves, at every level, the fields that are paths, and the files of ``file.py:function``."""
+    if isinstance(values, list):
+        for each in values:
+            _resolve_paths(each, base, *models)
+    for name, value in values.items() if isinstance(values, dict) else ():
+        for field in [model.model_fields[name] for model in models if name in model.model_fields][:1]:
+            place, _, function = value.rpartition(":") if isinstance(value, str) else ("", "", "")
+            if not isinstance(value, str):
+                _resolve_paths(value, base, *_models(field.annotation))
+            elif Path in (field.annotation, *get_args(field.annotation)):
+                values[name] = str(base / Path(value).expanduser())
+            elif name == "function" and place.endswith(".py"):
+                values[name] = f"{base / Path(place).expanduser()}:{function}"
 
 
 def _problems(

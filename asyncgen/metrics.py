@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from asyncgen.records import Verdict
 
 __all__ = ["Metrics", "Snapshot", "View", "Watched", "duration"]
+
+
+_Number = TypeVar("_Number", int, float)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +43,33 @@ class Snapshot:
     """Since generation began."""
     busy_seconds: float = 0.0
     """Time the generator was at work."""
+    starved_seconds: float = 0.0
+    """Time the generator waited for prompts."""
+    batches: int = 0
+    """Batches begun."""
+    rows_filled: int = 0
+    """Rows of all batches that held a prompt."""
+    rows_offered: int = 0
+    """Rows that all batches had room for."""
+    cells: int = 0
+    """Prompt tokens computed, padding included."""
+    padded_cells: int = 0
+    """Those of ``cells`` that were padding."""
+    out_of_memory: int = 0
+    """Batches that did not fit into memory and were tried again in parts."""
+    source_seconds: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    """Time the producer waited for prompts, by source."""
+    validator_seconds: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    """Time in each validator, summed over calls (which may overlap); the built-in checks are ``built-in``."""
+    validator_calls: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    """Completions that each validator was asked about."""
+    disk_seconds: float = 0.0
+    """Time spent handing records to the sink."""
     reasons: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     """Rejected attempts by kind of reason."""
     depths: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
-    """What waits where: ``prompts`` before the generator, ``completions``, ``verdicts``, ``in order`` (waiting for a
-    lower index), and ``undecided`` of ``window``."""
+    """What waits where: ``prompts`` before the generator, ``completions``, ``judging`` (in validators of the user's),
+    ``verdicts``, ``in order`` (waiting for a lower index), and ``undecided`` of ``window``."""
 
     @property
     def new(self) -> int:
@@ -75,17 +100,11 @@ class Snapshot:
 
     def __add__(self, other: Snapshot) -> Snapshot:
         goal = None if self.goal is None or other.goal is None else self.goal + other.goal
-        sums = {
-            name: getattr(self, name) + getattr(other, name)
-            for name in self.__slots__
-            if name not in ("goal", "reasons", "depths")
-        }
-        return Snapshot(
-            goal=goal,
-            reasons=_added(self.reasons, other.reasons),
-            depths=_added(self.depths, other.depths),
-            **sums,
-        )
+        values: dict[str, Any] = {"goal": goal}
+        for name in (each.name for each in fields(self) if each.name != "goal"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            values[name] = _added(mine, theirs) if isinstance(mine, Mapping) else mine + theirs
+        return Snapshot(**values)
 
 
 class Watched(Protocol):
@@ -109,6 +128,10 @@ class Metrics:
         self.accepted_first = 0
         self.tokens = 0
         self.reasons: Counter[str] = Counter()
+        self.source_seconds: defaultdict[str, float] = defaultdict(float)
+        self.validator_seconds: defaultdict[str, float] = defaultdict(float)
+        self.validator_calls: Counter[str] = Counter()
+        self.disk_seconds = 0.0
         self._began: float | None = None
         self._ended: float | None = None
 
@@ -147,6 +170,15 @@ class Metrics:
             self.accepted_first -= verdict.completion.prompt.attempt == 1
             self._refuse(verdict.reasons)
 
+    def validated(self, validator: str, seconds: float, calls: int = 1) -> None:
+        """Counts ``calls`` of a validator, which took ``seconds`` together."""
+        self.validator_seconds[validator] += seconds
+        self.validator_calls[validator] += calls
+
+    def waited_for_source(self, source: str, seconds: float) -> None:
+        """Counts time in which the producer had room and ``source`` had no prompt ready."""
+        self.source_seconds[source] += seconds
+
     def _refuse(self, reasons: Iterable[str]) -> None:
         self.reasons.update(reason.partition(":")[0] for reason in reasons)
 
@@ -163,5 +195,5 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min"
 
 
-def _added(one: Mapping[str, int], other: Mapping[str, int]) -> Mapping[str, int]:
+def _added(one: Mapping[str, _Number], other: Mapping[str, _Number]) -> Mapping[str, _Number]:
     return MappingProxyType({key: one.get(key, 0) + other.get(key, 0) for key in {**one, **other}})

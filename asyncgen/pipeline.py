@@ -5,15 +5,15 @@
                  |            '------ retry: same prompt, next attempt --+---- repeat found ------'
                  '-------------------- Window: what is planned and not yet decided ---------------'
 
-``Flow`` is the graph, whatever stands at its two ends; ``run`` ends it in files, ``open_pipeline`` in a stream for
-the caller's own loop. Every [name] is bounded, and every stream has room for the whole window, so inside it no send
-ever blocks. Knows nothing about signals, terminals or exit codes.
+``Flow`` is the graph, whatever stands at its two ends; ``session.run`` ends it in files, ``stream.open_pipeline`` in a
+stream for the caller's own loop. Every [name] is bounded, and every stream has room for the whole window, so inside it
+no send ever blocks. Knows nothing about signals, terminals or exit codes.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from types import MappingProxyType
 
@@ -21,19 +21,19 @@ import anyio
 import anyio.lowlevel
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from asyncgen.backends import Backend, open_backend
+from asyncgen.backends import Backend
 from asyncgen.config import Config
 from asyncgen.errors import BackendFailed, PromptRefused, PromptTooLong, SourcesEnded, TooManyRejections
 from asyncgen.metrics import Metrics, Snapshot
 from asyncgen.ordering import Ordering, next_attempt
 from asyncgen.output import Seen
 from asyncgen.packing import PromptPool, Window
-from asyncgen.prompts import PromptSource, open_source
+from asyncgen.prompts import PromptSource
 from asyncgen.records import Completion, Prompt, Rejection, Story, Verdict
 from asyncgen.tasks import single_cause
 from asyncgen.validators import fingerprint64, judge
 
-__all__ = ["Flow", "Sink", "Stories", "open_pipeline"]
+__all__ = ["Flow", "Sink", "too_few_prompts"]
 
 GROUP = 32
 """Prompts planned and prepared at a time."""
@@ -182,7 +182,9 @@ class Flow:
             self.metrics.repeated(decisions.repeats)
             self.pool.put(decisions.retries)
             if decisions.records:
+                began = time.monotonic()
                 await sink(decisions.records)
+                self.metrics.disk_seconds += time.monotonic() - began
                 for record in decisions.records:
                     self.window.decide(accepted=isinstance(record, Story))
             if decisions.hopeless:
@@ -210,12 +212,13 @@ class Flow:
         depths = {
             "prompts": len(self.pool),
             "completions": self._completions.statistics().current_buffer_used,
+            "judging": 0,
             "verdicts": self._verdicts.statistics().current_buffer_used,
             "in order": len(self.ordering),
             "undecided": self.window.undecided,
             "window": self.window.size,
         }
-        metrics = self.metrics
+        metrics, backend = self.metrics, self.backend.snapshot()
         return Snapshot(
             goal=self.config.num_stories,
             accepted=self.ordering.accepted,
@@ -227,73 +230,20 @@ class Flow:
             accepted_first=metrics.accepted_first,
             tokens=metrics.tokens,
             seconds=metrics.seconds,
-            busy_seconds=self.backend.snapshot().busy_seconds,
+            busy_seconds=backend.busy_seconds,
+            batches=backend.batches,
+            rows_filled=backend.rows_filled,
+            rows_offered=backend.rows_offered,
+            cells=backend.cells,
+            padded_cells=backend.padded_cells,
+            out_of_memory=backend.out_of_memory,
+            source_seconds=MappingProxyType(dict(metrics.source_seconds)),
+            validator_seconds=MappingProxyType(dict(metrics.validator_seconds)),
+            validator_calls=MappingProxyType(dict(metrics.validator_calls)),
+            disk_seconds=metrics.disk_seconds,
             reasons=MappingProxyType(dict(metrics.reasons.most_common())),
             depths=MappingProxyType(depths),
         )
-
-
-class Stories:
-    """Accepted stories in index order, to be read with ``async for``; ``snapshot()`` tells how it goes."""
-
-    def __init__(self, stories: MemoryObjectReceiveStream[Story], flow: Flow) -> None:
-        self._stories = stories
-        self._flow = flow
-
-    def __aiter__(self) -> AsyncIterator[Story]:
-        return self._stories.__aiter__()
-
-    def snapshot(self) -> Snapshot:
-        """The state of the pipeline now."""
-        return self._flow.snapshot()
-
-
-@asynccontextmanager
-async def open_pipeline(config: Config, *, start: int = 0, kept: Iterable[str] = ()) -> AsyncIterator[Stories]:
-    """The stages of a run, into your own loop; writes nothing.
-
-    Yields accepted stories in index order. To resume, give ``start``, one past the ``metadata["index"]`` of the last
-    story you kept, and ``kept``, the texts of all you kept: they count towards ``num_stories`` and are not repeated.
-    Leaving the block early stops everything within one decode step of the model. A slow reader slows the generator;
-    nothing piles up beyond the window.
-
-    If the run cannot go on, ``async for`` ends and leaving the block raises what ``run`` would raise.
-    """
-    seen = Seen()
-    accepted = sum(seen.add(fingerprint64(text)) for text in kept)
-    failures: list[Exception] = []
-    async with open_source(config) as source, open_backend(config) as backend:
-        flow = Flow(
-            config, source, backend, start=start, accepted=accepted, rejected=max(0, start - accepted), seen=seen
-        )
-        stories, stories_in = anyio.create_memory_object_stream[Story]()
-        with stories, stories_in:
-            try:
-                async with anyio.create_task_group() as group:
-                    group.start_soon(_run_into, flow, stories, failures)
-                    yield Stories(stories_in, flow)
-                    group.cancel_scope.cancel()
-            except BaseExceptionGroup as raised:  # by the caller, inside the block: it leaves as it was raised
-                if len(raised.exceptions) > 1:
-                    raise
-                raise raised.exceptions[0] from raised.exceptions[0].__cause__
-    for failure in failures:
-        raise failure
-
-
-async def _run_into(flow: Flow, stories: MemoryObjectSendStream[Story], failures: list[Exception]) -> None:
-    """Runs the flow into the stream. A failure is kept for later: the reader may be busy with its last story."""
-
-    async def send(records: Sequence[Story | Rejection]) -> None:
-        for record in records:
-            if isinstance(record, Story):
-                await stories.send(record)
-
-    with stories:
-        try:
-            await flow.run(send)
-        except Exception as failure:  # noqa: BLE001  # raised by open_pipeline
-            failures.append(failure)
 
 
 def too_few_prompts(prompts: int, accepted: int, config: Config) -> SourcesEnded:

@@ -237,3 +237,32 @@ def test_a_letter_too_few_or_swapped_is_understood(key: tuple[str, str], data: s
     message = refusal(None, f"{prefix}{typo}=1")
     assert f"{prefix}{typo}: unknown key" in message
     assert "did you mean" in message
+
+
+def test_paths_at_every_level_and_files_of_functions_are_relative_to_the_file(
+    write: Callable[[str], Path], tmp_path: Path
+) -> None:
+    text = """
+sources:
+  - {kind: jsonl, path: a/p.jsonl}
+  - {kind: python, function: "mine/prompts.py:stories"}
+  - {kind: python, function: "package.module:stories"}
+validation:
+  banned_words_path: banned.txt
+  readability: {known_words_path: known.txt}
+  functions: [{function: "checks.py:kind"}]
+"""
+    config = load_config(write(text), ["validation.banned_words_path=other.txt"])
+    assert config.sources is not None
+    places = [getattr(source, "path", None) or getattr(source, "function", None) for source in config.sources]
+    assert places == [tmp_path / "a/p.jsonl", f"{tmp_path}/mine/prompts.py:stories", "package.module:stories"]
+    assert config.validation.banned_words_path == Path.cwd() / "other.txt"
+    assert config.validation.readability.known_words_path == tmp_path / "known.txt"
+    assert config.validation.functions[0].function == f"{tmp_path}/checks.py:kind"
+
+
+@pytest.mark.parametrize("reference", ["prompts", "prompts:", ":stories", "a-b:c", "prompts:stories()", "x.py:a.b"])
+def test_what_names_no_function_is_refused(write: Callable[[str], Path], reference: str) -> None:
+    text = refusal(write(f"validation: {{functions: [{{function: '{reference}'}}]}}"))
+    assert "validation.functions[0].function: " in text
+    assert "expected module:function" in text

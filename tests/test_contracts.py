@@ -17,11 +17,12 @@ from tests.programs import ROOT, environment, without_torch
 
 PACKAGE = ROOT / "asyncgen"
 
-PLAIN = {"errors", "seeds", "records", "resources", "tasks"}
+PLAIN = {"errors", "seeds", "records", "resources", "tasks", "functions"}
 STAGES = {"prompts", "backends", "validators", "output"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "tasks": set(),
+    "functions": {"errors"},
     "seeds": set(),
     "resources": set(),
     "records": {"seeds"},
@@ -40,6 +41,7 @@ ALLOWED: dict[str, set[str]] = {
     "dashboard": {"metrics"},
     "pipeline": PLAIN | STAGES | {"config", "metrics", "packing", "ordering"},
     "session": PLAIN | STAGES | {"config", "metrics", "pipeline", "report"},
+    "stream": PLAIN | STAGES | {"config", "metrics", "pipeline"},
     "check": {"backends", "config", "prompts", "session"},
 }
 """What each part of the package may import of ours; ``__init__``, ``__main__`` and ``cli`` may import everything."""

@@ -9,8 +9,8 @@ import anyio
 import pytest
 
 from asyncgen.errors import SourcesEnded, TooManyRejections
-from asyncgen.pipeline import open_pipeline
 from asyncgen.prompts import open_source
+from asyncgen.stream import open_pipeline
 from tests.flows import Finite, config_for
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_thread_of_ours_is_left")]
@@ -46,7 +46,7 @@ async def test_the_last_story_is_read_in_peace_before_an_error_leaves() -> None:
     async with open_source(config) as source:
         ended = Finite(source, 4)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SourcesEnded):
-        patch.setattr("asyncgen.pipeline.open_source", lambda _: _as_context(ended))
+        patch.setattr("asyncgen.stream.open_source", lambda _: _as_context(ended))
         async with open_pipeline(config) as stories:
             async for story in stories:
                 await anyio.sleep(0.02)

@@ -7,15 +7,18 @@ What each field of the configuration does to the records (``RULES``):
     noted     may move the last bits of the logits, hence a text, but nothing else: allowed, and noted in the manifest
     free      speed, display, paths, and where to stop: never compared
 
-    records   seed; system_prompt; sources.kind; use_k_shot, k_shot_count, k_shot_rotate; ensure_diversity;
-              max_attempts; generation: temperature, top_p, top_k, min_p, max_new_tokens, stop; validation: all;
-              backend: dtype, revision, quantization, trust_remote_code; echo: bad_share, distinct, context_length
-    input     vocabulary_path, features_path, conversation_path, template, sources.path; model_name, if ``inputs`` has
+    records   seed; system_prompt; sources: kind, name, weight, parameters; use_k_shot, k_shot_count, k_shot_rotate;
+              ensure_diversity; max_attempts; generation: temperature, top_p, top_k, min_p, max_new_tokens, stop;
+              validation: all but what is named below; backend: dtype, revision, quantization, trust_remote_code;
+              echo: bad_share, distinct, context_length
+    input     vocabulary_path, features_path, conversation_path, template; sources: path, function; validation:
+              banned_words_path, readability.known_words_path, functions.function; model_name, if ``inputs`` has
               a ``model`` (a directory); a hub id is compared as it stands
-    noted     generation.batch_size (padding and kernels change with it); backend: device, device_map; and
-              backend.kind among the engines for the same local model: auto, static, slots. Another kind is refused
+    noted     generation.batch_size (padding and kernels change with it); backend: device, device_map;
+              validation.functions.timeout; and backend.kind among the engines for the same local model (auto, static,
+              slots; another kind is refused)
     free      num_stories (it may grow; at or below what is on disk the run is complete); output_path; window;
-              drain_timeout; max_rejection_rate; echo: seconds_per_batch
+              drain_timeout; max_rejection_rate; validation.functions.concurrency; echo: seconds_per_batch
 
 ``inputs`` holds, by name, every file, text or model directory that records depend on, as given by those who read
 them. One whose name begins with ``sources`` may have grown at its end since: lines consumed stay what they were.
@@ -24,6 +27,7 @@ them. One whose name begins with ``sources`` may have grown at its end since: li
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +35,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from asyncgen.config import Config
+from asyncgen.config import Config, TemplateSource
 from asyncgen.output.hashes import content_of
 
 __all__ = ["RULES", "Difference", "Fingerprint", "Rule", "compare", "fingerprint"]
@@ -69,7 +73,11 @@ RULES: dict[str, Rule] = {
     "features_path": "input",
     "conversation_path": "input",
     "sources.kind": "records",
+    "sources.name": "records",
+    "sources.weight": "records",
     "sources.path": "input",
+    "sources.function": "input",
+    "sources.parameters": "records",
     "use_k_shot": "records",
     "k_shot_count": "records",
     "k_shot_rotate": "records",
@@ -85,8 +93,31 @@ RULES: dict[str, Rule] = {
     "validation.require_ending": "records",
     "validation.max_repetition": "records",
     "validation.copy_words": "records",
+    "validation.banned_words": "records",
+    "validation.banned_words_path": "input",
+    "validation.forbid_patterns": "records",
+    "validation.require_patterns": "records",
+    "validation.readability.max_sentence_words": "records",
+    "validation.readability.max_mean_sentence_words": "records",
+    "validation.readability.max_mean_syllables": "records",
+    "validation.readability.max_grade": "records",
+    "validation.readability.min_known_words": "records",
+    "validation.readability.known_words_path": "input",
+    "validation.readability.language": "records",
+    "validation.functions.function": "input",
+    "validation.functions.parameters": "records",
+    "validation.functions.name": "records",
+    "validation.functions.concurrency": "free",
+    "validation.functions.timeout": "noted",
+    "validation.functions.weight": "records",
     "validation.reject_repeats": "records",
     "validation.min_quality": "records",
+    "validation.weights.length": "records",
+    "validation.weights.words": "records",
+    "validation.weights.ending": "records",
+    "validation.weights.variety": "records",
+    "validation.weights.originality": "records",
+    "validation.weights.readability": "records",
 }
 
 _SAME_MODEL = frozenset(("auto", "static", "slots"))
@@ -140,22 +171,22 @@ def compare(old: Mapping[str, object], new: Mapping[str, object]) -> list[Differ
 
 
 def _fields(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Dotted name and JSON value of every field, sections opened; one of several sources is ``sources[0]``."""
+    """Dotted name and JSON value of every field, sections and lists of sections opened (``sources[0].weight``)."""
     for name in type(section).model_fields:
         value = getattr(section, name)
-        if prefix + name == "sources":
-            kinds = ({"kind": "template"},) if value is None else [source.model_dump(mode="json") for source in value]
-            for place, source in enumerate(kinds):
-                yield from ((f"sources[{place}].{key}", each) for key, each in source.items())
-        elif isinstance(value, BaseModel):
+        if prefix + name == "sources" and value is None:
+            value = (TemplateSource(kind="template"),)
+        if isinstance(value, BaseModel):
             yield from _fields(value, f"{prefix}{name}.")
-        else:
+        elif isinstance(value, tuple) and value and isinstance(value[0], BaseModel):
+            for place, each in enumerate(value):
+                yield from _fields(each, f"{prefix}{name}[{place}].")
+        elif prefix + name != "validation.functions":
             yield prefix + name, section.model_dump(mode="json", include={name})[name]
 
 
 def _rule_name(name: str) -> str:
-    source, bracket, rest = name.partition("[")
-    return source + rest.partition("]")[2] if bracket else name
+    return re.sub(r"\[\d+\]", "", name)
 
 
 def _refused(name: str, old: Mapping[str, object], new: Mapping[str, object]) -> bool:

@@ -1,0 +1,83 @@
+"""``open_pipeline``: the stages of a run, into somebody else's own loop instead of files."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+
+import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from asyncgen.backends import open_backend
+from asyncgen.config import Config
+from asyncgen.metrics import Snapshot
+from asyncgen.output import Seen
+from asyncgen.pipeline import Flow
+from asyncgen.prompts import open_source
+from asyncgen.records import Rejection, Story
+from asyncgen.validators import fingerprint64
+
+__all__ = ["Stories", "open_pipeline"]
+
+
+class Stories:
+    """Accepted stories in index order, to be read with ``async for``; ``snapshot()`` tells how it goes."""
+
+    def __init__(self, stories: MemoryObjectReceiveStream[Story], flow: Flow) -> None:
+        self._stories = stories
+        self._flow = flow
+
+    def __aiter__(self) -> AsyncIterator[Story]:
+        return self._stories.__aiter__()
+
+    def snapshot(self) -> Snapshot:
+        """The state of the pipeline now."""
+        return self._flow.snapshot()
+
+
+@asynccontextmanager
+async def open_pipeline(config: Config, *, start: int = 0, kept: Iterable[str] = ()) -> AsyncIterator[Stories]:
+    """The stages of a run, into your own loop; writes nothing.
+
+    Yields accepted stories in index order. To resume, give ``start``, one past the ``metadata["index"]`` of the last
+    story you kept, and ``kept``, the texts of all you kept: they count towards ``num_stories`` and are not repeated.
+    Leaving the block early stops everything within one decode step of the model. A slow reader slows the generator;
+    nothing piles up beyond the window.
+
+    If the run cannot go on, ``async for`` ends and leaving the block raises what ``run`` would raise.
+    """
+    seen = Seen()
+    accepted = sum(seen.add(fingerprint64(text)) for text in kept)
+    failures: list[Exception] = []
+    async with open_source(config) as source, open_backend(config) as backend:
+        flow = Flow(
+            config, source, backend, start=start, accepted=accepted, rejected=max(0, start - accepted), seen=seen
+        )
+        stories, stories_in = anyio.create_memory_object_stream[Story]()
+        with stories, stories_in:
+            try:
+                async with anyio.create_task_group() as group:
+                    group.start_soon(_run_into, flow, stories, failures)
+                    yield Stories(stories_in, flow)
+                    group.cancel_scope.cancel()
+            except BaseExceptionGroup as raised:  # by the caller, inside the block: it leaves as it was raised
+                if len(raised.exceptions) > 1:
+                    raise
+                raise raised.exceptions[0] from raised.exceptions[0].__cause__
+    for failure in failures:
+        raise failure
+
+
+async def _run_into(flow: Flow, stories: MemoryObjectSendStream[Story], failures: list[Exception]) -> None:
+    """Runs the flow into the stream. A failure is kept for later: the reader may be busy with its last story."""
+
+    async def send(records: Sequence[Story | Rejection]) -> None:
+        for record in records:
+            if isinstance(record, Story):
+                await stories.send(record)
+
+    with stories:
+        try:
+            await flow.run(send)
+        except Exception as failure:  # noqa: BLE001  # raised by open_pipeline
+            failures.append(failure)
