@@ -17,12 +17,13 @@ from tests.programs import ROOT, environment, without_torch
 
 PACKAGE = ROOT / "asyncgen"
 
-PLAIN = {"errors", "seeds", "records", "resources", "tasks", "functions"}
+PLAIN = {"errors", "seeds", "records", "resources", "tasks", "functions", "text_files"}
 STAGES = {"prompts", "backends", "validators", "output"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "tasks": set(),
     "functions": {"errors"},
+    "text_files": {"errors"},
     "seeds": set(),
     "resources": set(),
     "records": {"seeds"},

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from asyncgen.errors import DataError
-from asyncgen.prompts.text import check_text, found, json_errors, read_text, refuse_duplicates
+from asyncgen.text_files import check_text, found, json_errors, read_text, read_words, refuse_duplicates
 
 __all__ = ["Shot", "check_turn", "read_conversation", "read_features", "read_vocabulary"]
 
 _SPACE = re.compile(r"[ \t\n]*")
 _ROLES = ("user", "assistant")
-_JOINERS = "-' \N{RIGHT SINGLE QUOTATION MARK}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,45 +30,8 @@ class Shot:
 
 
 def read_vocabulary(path: Path) -> tuple[str, ...]:
-    """The words of ``path``, one a line, in its order.
-
-    A word consists of letters (with their marks) of any script, and between letters single hyphens, apostrophes and
-    spaces. Spaces around it and blank lines are not part of anything. A word that stands twice, upper and lower case
-    aside, is an error that names both lines.
-    """
-    words: list[str] = []
-    lines: dict[str, int] = {}
-    for number, raw in enumerate(read_text(path, "vocabulary").split("\n"), 1):
-        word = unicodedata.normalize("NFC", raw.strip(" \t"))
-        if not word:
-            continue
-        _check_word(word, f"{path}:{number}")
-        first = lines.setdefault(word.casefold(), number)
-        if first != number:
-            raise DataError(f"{path}:{number}: {word!r} stands in line {first} already; each word may stand once")
-        words.append(word)
-    if not words:
-        raise DataError(f"{path}: the vocabulary is empty; it must hold one word a line")
-    return tuple(words)
-
-
-def _check_word(word: str, place: str) -> None:
-    allowed = "a word has letters, and between them single hyphens, apostrophes and spaces"
-    after_letter = False
-    for at, char in enumerate(word, 1):
-        is_letter = char.isalpha() or unicodedata.category(char)[0] == "M"
-        if not is_letter and char not in _JOINERS:
-            raise DataError(f"{place}: {word!r} has {_name(char)} at place {at}; {allowed}")
-        if not is_letter and not after_letter:
-            raise DataError(f"{place}: {word!r} has {_name(char)} without a letter before it at place {at}; {allowed}")
-        after_letter = is_letter
-    if not after_letter:
-        raise DataError(f"{place}: {word!r} ends with {_name(word[-1])}; {allowed}")
-
-
-def _name(char: str) -> str:
-    name = unicodedata.name(char, "a control character" if unicodedata.category(char) == "Cc" else "no name")
-    return f"U+{ord(char):04X} ({name.lower()})"
+    """The words of ``path``, one a line, in its order; see ``read_words``."""
+    return read_words(path, "vocabulary")
 
 
 def read_features(path: Path) -> tuple[tuple[str, ...], ...]:

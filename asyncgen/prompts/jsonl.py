@@ -24,8 +24,8 @@ from asyncgen import seeds
 from asyncgen.config import Config
 from asyncgen.errors import DataError
 from asyncgen.prompts.files import check_turn
-from asyncgen.prompts.text import BOM, check_text, decode, found, json_errors, refuse_duplicates
 from asyncgen.records import Message, Prompt
+from asyncgen.text_files import BOM, check_text, decode, found, json_errors, refuse_duplicates
 
 __all__ = ["CHUNK", "Line", "LineCutter", "check_lines", "read_prompt"]
 

@@ -13,10 +13,10 @@ from asyncgen.config import Config
 from asyncgen.prompts.files import read_conversation, read_features, read_vocabulary
 from asyncgen.prompts.kshot import ShotPlan
 from asyncgen.prompts.templates import load_template
-from asyncgen.prompts.text import check_text
 from asyncgen.prompts.words import WordPlan
 from asyncgen.records import Prompt
 from asyncgen.resources import data_file
+from asyncgen.text_files import check_text
 
 __all__ = ["Plan", "conversation_path", "features_path", "vocabulary_path"]
 

@@ -23,9 +23,9 @@ from asyncgen.errors import DataError
 from asyncgen.prompts.jsonl import CHUNK, Line, LineCutter, check_lines, read_prompt
 from asyncgen.prompts.plan import Plan, conversation_path, features_path, vocabulary_path
 from asyncgen.prompts.templates import load_template
-from asyncgen.prompts.text import check_regular, check_text
 from asyncgen.records import Prompt
 from asyncgen.tasks import in_thread
+from asyncgen.text_files import check_regular, check_text
 
 __all__ = ["Inputs", "PromptSource", "check_inputs", "input_files", "open_source"]
 

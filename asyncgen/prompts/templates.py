@@ -16,7 +16,7 @@ from pathlib import Path
 from string import Formatter
 
 from asyncgen.errors import DataError
-from asyncgen.prompts.text import check_text, read_text
+from asyncgen.text_files import check_text, read_text
 
 __all__ = ["CONDITION", "DEFAULT_TEMPLATE", "Template", "load_template", "parse_template"]
 

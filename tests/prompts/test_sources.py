@@ -17,8 +17,8 @@ from asyncgen.errors import DataError
 from asyncgen.prompts import Plan, check_inputs, input_files, open_source
 from asyncgen.prompts.jsonl import LineCutter
 from asyncgen.prompts.templates import DEFAULT_TEMPLATE
-from asyncgen.prompts.text import BOM
 from asyncgen.resources import data_file
+from asyncgen.text_files import BOM
 
 pytestmark = pytest.mark.anyio
 

@@ -1,4 +1,4 @@
-"""Text that comes from files: strict UTF-8, strict JSON, and errors that name file, line and byte.
+"""Text that comes from files: strict UTF-8, strict JSON, lists of words, and errors that name file, line and byte.
 
 A BOM at the start and CRLF line ends are accepted. Knows nothing about what the files mean.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +15,20 @@ from typing import Any
 
 from asyncgen.errors import DataError
 
-__all__ = ["BOM", "check_regular", "check_text", "decode", "found", "json_errors", "read_text", "refuse_duplicates"]
+__all__ = [
+    "BOM",
+    "check_regular",
+    "check_text",
+    "decode",
+    "found",
+    "json_errors",
+    "read_text",
+    "read_words",
+    "refuse_duplicates",
+]
 
 BOM = b"\xef\xbb\xbf"
+_JOINERS = "-' \N{RIGHT SINGLE QUOTATION MARK}"
 _UNFIT = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -33,6 +45,48 @@ def read_text(path: Path, what: str, *, hint: str | None = None) -> str:
     except OSError as error:
         raise DataError(f"{what} file {path} cannot be read: {error.strerror or error}", hint=hint) from error
     return decode(data.removeprefix(BOM), str(path), offset=len(BOM) * data.startswith(BOM)).replace("\r\n", "\n")
+
+
+def read_words(path: Path, what: str) -> tuple[str, ...]:
+    """The words of ``path``, one a line, in its order; ``what`` names its role in errors.
+
+    A word consists of letters (with their marks) of any script, and between letters single hyphens, apostrophes and
+    spaces. Spaces around it and blank lines are not part of anything. A word that stands twice, upper and lower case
+    aside, is an error that names both lines.
+    """
+    words: list[str] = []
+    lines: dict[str, int] = {}
+    for number, raw in enumerate(read_text(path, what).split("\n"), 1):
+        word = unicodedata.normalize("NFC", raw.strip(" \t"))
+        if not word:
+            continue
+        _check_word(word, f"{path}:{number}")
+        first = lines.setdefault(word.casefold(), number)
+        if first != number:
+            raise DataError(f"{path}:{number}: {word!r} stands in line {first} already; each word may stand once")
+        words.append(word)
+    if not words:
+        raise DataError(f"{path}: the {what} is empty; it must hold one word a line")
+    return tuple(words)
+
+
+def _check_word(word: str, place: str) -> None:
+    allowed = "a word has letters, and between them single hyphens, apostrophes and spaces"
+    after_letter = False
+    for at, char in enumerate(word, 1):
+        is_letter = char.isalpha() or unicodedata.category(char)[0] == "M"
+        if not is_letter and char not in _JOINERS:
+            raise DataError(f"{place}: {word!r} has {_name(char)} at place {at}; {allowed}")
+        if not is_letter and not after_letter:
+            raise DataError(f"{place}: {word!r} has {_name(char)} without a letter before it at place {at}; {allowed}")
+        after_letter = is_letter
+    if not after_letter:
+        raise DataError(f"{place}: {word!r} ends with {_name(word[-1])}; {allowed}")
+
+
+def _name(char: str) -> str:
+    name = unicodedata.name(char, "a control character" if unicodedata.category(char) == "Cc" else "no name")
+    return f"U+{ord(char):04X} ({name.lower()})"
 
 
 def check_regular(path: Path, what: str) -> None:
