@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from asyncgen.config import Config
     from asyncgen.config_file import load_config
+    from asyncgen.dashboard import progress
     from asyncgen.errors import (
         AsyncgenError,
         BackendFailed,
@@ -67,12 +68,14 @@ __all__ = [
     "Watched",
     "load_config",
     "open_pipeline",
+    "progress",
     "run",
 ]
 
 _HOMES = {
     "asyncgen.config": ("Config",),
     "asyncgen.config_file": ("load_config",),
+    "asyncgen.dashboard": ("progress",),
     "asyncgen.errors": (
         "AsyncgenError",
         "BackendFailed",

@@ -18,7 +18,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncgen.dashboard import bars, choose_view, figures, plain_lines, tell
+from asyncgen.dashboard import bars, choose_view, plain_lines, tell
+from asyncgen.dashboard.views import figures
 from asyncgen.metrics import Snapshot, duration
 from asyncgen.report import Report
 from tests.programs import environment

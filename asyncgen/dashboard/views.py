@@ -15,20 +15,36 @@ from tqdm import tqdm
 
 from asyncgen.metrics import Snapshot, View, Watched, duration
 
-__all__ = ["bars", "choose_view", "figures", "plain_lines", "tell"]
+__all__ = ["bars", "choose_view", "figures", "plain_lines", "progress", "tell"]
 
 REFRESH_SECONDS = 0.25
 LINE_SECONDS = 10.0
 LEAST_COLUMNS = 20
 
 
-def choose_view(stream: TextIO | None = None, every: float = LINE_SECONDS) -> View:
-    """Bars if ``stream`` (standard error unless told) is a terminal they fit into, else a line now and then."""
+def choose_view(
+    stream: TextIO | None = None, *, plain: bool = False, quiet: bool = False, every: float = LINE_SECONDS
+) -> View:
+    """Bars if ``stream`` (standard error unless told) is a terminal they fit into, else a line every ``every`` seconds.
+
+    Lines too if ``plain``, in a terminal that calls itself dumb, and where CI is set, whose logs keep every redraw;
+    nothing at all if ``quiet``.
+    """
     out = sys.stderr if stream is None else stream
-    if out is None:  # the process was started without one
+    if quiet or out is None:  # None: the process was started without one
         return _nothing
-    fits = out.isatty() and os.get_terminal_size(out.fileno()).columns >= LEAST_COLUMNS
-    return _outlived(bars(out) if fits else plain_lines(out, every))
+    return _outlived(plain_lines(out, every) if plain or not _takes_bars(out) else bars(out))
+
+
+def progress() -> View:
+    """What ``choose_view`` chooses, for ``await asyncgen.run(config, watch=asyncgen.progress())``."""
+    return choose_view()
+
+
+def _takes_bars(out: TextIO) -> bool:
+    if os.environ.get("TERM") == "dumb" or os.environ.get("CI", "").lower() not in ("", "0", "false"):
+        return False
+    return out.isatty() and os.get_terminal_size(out.fileno()).columns >= LEAST_COLUMNS
 
 
 async def _nothing(_: Watched) -> None:
