@@ -44,7 +44,8 @@ _Loader.add_implicit_resolver(
 
 
 def read_mapping(path: Path) -> tuple[dict[str, Any], dict[Key, int]]:
-    """The mapping in ``path`` (an empty file is an empty mapping) and the line, from 1, of every key in it.
+    """The mapping in ``path`` (an empty file is an empty mapping) and the line, from 1, of every key and
+    list item in it.
 
     Raises ConfigError, naming file and line, for a file that is missing, too large, not UTF-8 or not such a mapping.
     """
@@ -123,6 +124,7 @@ class _Reader:
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, key)
         if isinstance(node, yaml.SequenceNode):
+            self._lines |= {(*key, at): item.start_mark.line + 1 for at, item in enumerate(node.value)}
             return [self.value(item, (*key, at)) for at, item in enumerate(node.value)]
         value = self._loader.construct_object(node)
         check_value(value, here)
