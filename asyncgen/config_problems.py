@@ -82,6 +82,8 @@ def _problem(details: ErrorDetails, values: Mapping[str, Any]) -> tuple[Key, str
     if details["type"].startswith("union_tag"):
         return _unknown_kind(key, details)
     message = _IN_YAML_TERMS.get(details["type"], details["msg"].removeprefix("Value error, "))
+    if details["type"] in ("too_short", "too_long"):
+        message = message.replace("Tuple", "list").replace(" after validation, not", ", found")
     return key, message[:1].lower() + message[1:]
 
 
