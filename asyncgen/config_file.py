@@ -7,7 +7,8 @@ current one.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,9 +19,35 @@ from asyncgen.config_problems import explain
 from asyncgen.config_tree import models_in
 from asyncgen.errors import ConfigError
 from asyncgen.resources import BUNDLED_MODEL
-from asyncgen.yaml_file import Key, parse_value, read_mapping
+from asyncgen.yaml_file import Key, dotted, parse_value, read_mapping
 
-__all__ = ["load_config"]
+__all__ = ["Flag", "Origins", "load_config", "read_config"]
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """An override that was not written as ``key=value``."""
+
+    key: str
+    """``generation.batch_size``."""
+    value: object
+    typed: str
+    """What a person wrote, for messages: ``--batch-size many``."""
+
+
+class Origins:
+    """Where the settings of a configuration were made: ``config.yaml:7``, ``--set seed=3``, ``--num-stories 5``."""
+
+    def __init__(self, origins: Mapping[Key, str]) -> None:
+        self._origins = {dotted(key): origin for key, origin in origins.items()}
+
+    def of(self, key: str) -> str:
+        """Where ``key`` (``sources[0].path``) was set, else the section that it is in; empty for what was not."""
+        while key:
+            if key in self._origins:
+                return self._origins[key]
+            key = key[: max(key.rfind("."), key.rfind("["), 0)]
+        return ""
 
 
 def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
@@ -29,6 +56,11 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     Raises ConfigError; its message has one line for everything that is wrong, each naming file and line, or the
     override, the key, what was found and what is allowed.
     """
+    return read_config(path, overrides)[0]
+
+
+def read_config(path: str | Path | None = None, overrides: Sequence[str | Flag] = ()) -> tuple[Config, Origins]:
+    """What ``load_config`` returns, and where each setting was made."""
     values: dict[str, Any] = {}
     origins: dict[Key, str] = {}
     base = _current_folder()
@@ -40,22 +72,29 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     values.setdefault("output_path", "stories.jsonl")
     _make_absolute(values, base)
     for override in overrides:
-        _apply(override, values, origins)
+        _apply(override if isinstance(override, Flag) else _parsed(override), values, origins)
     try:
-        return Config.model_validate_json(json.dumps(values), strict=True)
+        config = Config.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         raise ConfigError(explain(error, values, origins, path or "configuration")) from None
+    return config, Origins(origins)
 
 
-def _apply(override: str, values: dict[str, Any], origins: dict[Key, str]) -> None:
-    """Puts one ``a.b=c`` into ``values``."""
-    override = _as_utf8(override)
+def _parsed(override: str) -> Flag:
+    """One ``a.b=c``, taken apart."""
+    override = _as_utf8(override, "--set ")
     where = f"--set {override}"
-    dotted, equals, text = override.partition("=")
-    key = tuple(dotted.strip().split("."))
-    if not equals or not all(key):
+    key, equals, text = override.partition("=")
+    if not equals or not all(key.strip().split(".")):
         raise ConfigError(f"{where}: expected key=value, as in generation.temperature=0.7")
-    layer = {key[-1]: parse_value(text, where)}
+    return Flag(key.strip(), parse_value(text, where), where)
+
+
+def _apply(flag: Flag, values: dict[str, Any], origins: dict[Key, str]) -> None:
+    """Puts one override into ``values``."""
+    where = _as_utf8(flag.typed)
+    key = tuple(flag.key.split("."))
+    layer = {key[-1]: _as_utf8(flag.value) if isinstance(flag.value, str) else flag.value}
     nested: dict[str, Any] = layer
     for name in reversed(key[:-1]):
         nested = {name: nested}
@@ -73,12 +112,13 @@ def _apply(override: str, values: dict[str, Any], origins: dict[Key, str]) -> No
     origins[key] = where
 
 
-def _as_utf8(argument: str) -> str:
+def _as_utf8(argument: str, option: str = "") -> str:
     """An argument as its bytes say in UTF-8, whatever the locale: Python keeps what it cannot decode as surrogates."""
     try:
         return argument.encode("utf-8", "surrogateescape").decode()
     except UnicodeError:
-        raise ConfigError(f"--set {argument.encode(errors='replace').decode()}: the argument is not UTF-8") from None
+        shown = argument.encode(errors="replace").decode()
+        raise ConfigError(f"{option}{shown}: the argument is not UTF-8") from None
 
 
 def _current_folder() -> Path:

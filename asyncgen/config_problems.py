@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 
 from asyncgen.config import Config
 from asyncgen.config_tree import all_keys, model_for, models_in
-from asyncgen.yaml_file import Key
+from asyncgen.yaml_file import Key, dotted
 
 __all__ = ["explain"]
 
@@ -48,7 +48,7 @@ def explain(
         if details["type"] not in _SAYS_WHAT_IT_FOUND:
             found[key] = f", found {_show(details['input'])}"
     return "\n".join(
-        ": ".join(filter(None, [_origin(key, origins, otherwise), _dotted(key), " or ".join(texts)]))
+        ": ".join(filter(None, [_origin(key, origins, otherwise), dotted(key), " or ".join(texts)]))
         + found.get(key, "")
         for key, texts in messages.items()
         if not any(other[: len(key)] == key for other in messages if other != key)  # what is wrong inside explains it
@@ -58,10 +58,6 @@ def explain(
 def _origin(key: Key, origins: Mapping[Key, str], otherwise: str | Path) -> str:
     """Where the key, or else the section around it, was written."""
     return next((origins[key[:n]] for n in range(len(key), 0, -1) if key[:n] in origins), str(otherwise))
-
-
-def _dotted(key: Key) -> str:
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key).lstrip(".")
 
 
 def _show(value: Any) -> str:

@@ -31,13 +31,19 @@ Notice = Callable[[str], object]
 
 
 async def run(
-    config: Config, *, stop: anyio.Event | None = None, watch: View | None = None, notice: Notice | None = None
+    config: Config,
+    *,
+    stop: anyio.Event | None = None,
+    watch: View | None = None,
+    notice: Notice | None = None,
+    begin: Callable[[int], object] | None = None,
 ) -> Report:
     """Makes the stories that ``config`` asks for, or those that an earlier session left to be made.
 
     ``stop``, once set, ends the run gracefully: what was begun is finished and committed, for ``drain_timeout``
     seconds at most. Cancellation ends it within one decode step of the model; what was decided before is on disk
-    either way. ``watch`` is shown the run while it generates.
+    either way. ``watch`` is shown the run while it generates. ``begin`` is called with the number of stories on disk
+    when inputs and output are sound and the model is about to be loaded.
 
     Raises InputError, OutputError, BackendFailed, TooManyRejections or SourcesEnded; the last two carry the
     ``report``.
@@ -53,6 +59,8 @@ async def run(
         async with open_source(config) as source:
             inputs = await in_thread(_checked_inputs, config)
             async with open_output(config, inputs) as output:
+                if begin is not None:
+                    begin(output.accepted)
                 for caution in cautions(config):
                     tell(caution)
                 for note in output.notes:

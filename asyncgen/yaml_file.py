@@ -15,7 +15,7 @@ import yaml
 
 from asyncgen.errors import ConfigError
 
-__all__ = ["MAX_BYTES", "Key", "parse_value", "read_mapping"]
+__all__ = ["MAX_BYTES", "Key", "dotted", "parse_value", "read_mapping"]
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 20
@@ -57,6 +57,11 @@ def read_mapping(path: Path) -> tuple[dict[str, Any], dict[Key, int]]:
     if not isinstance(value, dict):
         raise ConfigError(f"{path}:1: found a {_kind(value)}, expected a mapping of settings (key: value)")
     return value, lines
+
+
+def dotted(key: Key) -> str:
+    """A key as it is written in messages: ``sources[0].path``."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key).lstrip(".")
 
 
 def parse_value(text: str, where: str) -> Any:

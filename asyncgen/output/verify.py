@@ -11,7 +11,7 @@ from asyncgen.config import Config
 from asyncgen.errors import ResumeRefused
 from asyncgen.output import manifest as manifests
 from asyncgen.output.lines import Foreign, Garbled, Place, decode, place_of
-from asyncgen.output.manifest import Manifest
+from asyncgen.output.manifest import Manifest, State
 from asyncgen.output.places import Places, size_of
 from asyncgen.output.repeats import Seen
 from asyncgen.records import Rejection, Story
@@ -26,6 +26,10 @@ MOST_PROBLEMS = 100
 class VerifyReport:
     """What ``verify`` found."""
 
+    stories: Path
+    """The file of stories; what else there is lies beside it."""
+    state: State | None = None
+    """What the last run left in the manifest; None if that cannot be read."""
     accepted: int = 0
     rejected: int = 0
     problems: list[str] = field(default_factory=list)
@@ -37,6 +41,21 @@ class VerifyReport:
     def ok(self) -> bool:
         """Whether there is no problem."""
         return not self.problems
+
+    def text(self) -> str:
+        """The report in words, a problem on each line."""
+        found = f"{self.stories}: {self.accepted} stories and {self.rejected} rejections"
+        if self.ok:
+            ended = "was stopped" if self.state == "stopped" else "is complete"
+            if self.state == "running":
+                ended = "is going on, or was killed: the next one goes on from here"
+            return (
+                f"sound: {found}; each line is whole and in its place, no story stands twice that must not, and the "
+                f"manifest agrees with the files. The run {ended}."
+            )
+        count = len(self.problems) + self.unnamed
+        lines = [f"damaged: {found} can be read; {count} problem{'s' * (count > 1)}:", *self.problems]
+        return "\n".join([*lines, f"... and {self.unnamed} more"] if self.unnamed else lines)
 
     def add(self, problem: str) -> None:
         """Adds one."""
@@ -61,7 +80,7 @@ def verify(output: Config | Path, *, key: Callable[[str], str] = str) -> VerifyR
     Raises OSError if a file cannot be read, ConfigError for a path that is no file.
     """
     places = Places.of(output.output_path if isinstance(output, Config) else output)
-    report = VerifyReport()
+    report = VerifyReport(places.stories)
     try:
         manifest = manifests.read(places.manifest)
     except ResumeRefused as error:
@@ -69,7 +88,9 @@ def verify(output: Config | Path, *, key: Callable[[str], str] = str) -> VerifyR
         report.add(error.message)
     else:
         if manifest is None:
-            report.add(f"{places.manifest} is missing")
+            report.add(f"{places.manifest}: it is missing, so nothing tells what made the stories")
+        else:
+            report.state = manifest.state
     stories = _File(places.stories, Story, manifest, report)
     rejected = _File(places.rejected, Rejection, manifest, report)
     _check_lines(stories, rejected, _repeats_matter(manifest), key, report)
@@ -99,7 +120,7 @@ class _File:
                 end += len(data)
                 if end == self.synced:
                     self.lines_synced = number
-                where = f"{self.path}: line {number}"
+                where = f"{self.path}:{number}"
                 try:
                     yield self._line(data, where)
                 except (Garbled, Foreign) as error:

@@ -1,0 +1,108 @@
+"""The commands, their help and their examples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import asyncgen
+from asyncgen.cli.check import check_command
+from asyncgen.cli.options import with_settings
+from asyncgen.cli.run import run_command
+from asyncgen.cli.verify import verify_command
+from asyncgen.cli.write import init_command, schema_command
+from asyncgen.errors import InputError
+
+__all__ = ["app"]
+
+_RUN_EPILOG = """
+\b
+Examples:
+  asyncgen run config.yaml
+  asyncgen run config.yaml --num-stories 2000 --batch-size 16
+  asyncgen run --set backend.kind=echo --output-path try.jsonl
+
+\b
+Exit codes: 0 complete, 1 internal error, 2 bad configuration, data or
+model, 3 output in use, 4 too many rejections, 5 the sources ended first,
+74 output failed (resumable), 130/143 stopped by a signal (resumable).
+"""
+_CHECK_EPILOG = """
+\b
+Examples:
+  asyncgen check config.yaml
+  asyncgen check config.yaml --num-stories 100000 --no-k-shot
+
+\b
+Exit codes: 0 all is well, 2 something is wrong.
+"""
+_INIT_EPILOG = """
+\b
+Examples:
+  asyncgen init my.yaml
+  asyncgen init my.yaml --force
+
+\b
+Exit codes: 0 written, 2 not written (the file exists, say).
+"""
+_SCHEMA_EPILOG = """
+\b
+Examples:
+  asyncgen schema
+  asyncgen schema --output asyncgen.schema.json
+
+\b
+Exit codes: 0 written, 2 not written.
+"""
+_VERIFY_EPILOG = """
+\b
+Examples:
+  asyncgen verify config.yaml
+  asyncgen verify stories.jsonl
+  asyncgen verify stories.run.json
+
+\b
+Exit codes: 0 sound, 2 damaged or not there.
+"""
+
+
+class _Group(TyperGroup):
+    """Commands; a configuration in the place of one is answered with what was meant."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Finds the command that ``args`` begin with."""
+        name = args[0]
+        if name not in self.commands and (name.endswith((".yaml", ".yml", ".json")) or Path(name).is_file()):
+            raise InputError(f"{name} is no command", hint=f"did you mean: asyncgen run {' '.join(args)}")
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    name="asyncgen",
+    cls=_Group,
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Synthetic text data sets from a language model: validated, never lost, never repeated.",
+    epilog="Short forms: --config FILE is run FILE, --create-config FILE is init FILE, and run's options work alone.",
+)
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    """Options that stand before any command."""
+    if version:
+        typer.echo(f"asyncgen {asyncgen.__version__}")
+        raise typer.Exit
+
+
+app.command("run", epilog=_RUN_EPILOG)(with_settings(run_command))
+app.command("check", epilog=_CHECK_EPILOG)(with_settings(check_command))
+app.command("init", epilog=_INIT_EPILOG)(init_command)
+app.command("schema", epilog=_SCHEMA_EPILOG)(schema_command)
+app.command("verify", epilog=_VERIFY_EPILOG)(verify_command)

@@ -1,0 +1,63 @@
+"""``main``: from arguments to an exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import NoReturn
+
+from asyncgen import errors
+from asyncgen.cli.app import app
+from asyncgen.dashboard import tell
+
+__all__ = ["EXIT_CODES", "main"]
+
+EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
+    (errors.InputError, 2),
+    (errors.ResumeRefused, 2),
+    (errors.OutputDamaged, 2),
+    (errors.OutputInUse, 3),
+    (errors.TooManyRejections, 4),
+    (errors.SourcesEnded, 5),
+    (errors.OutputFailed, 74),
+)
+"""First match wins; 0 complete, 1 any other error, 130 and 143 stopped by SIGINT and SIGTERM."""
+
+_ROOT_OPTIONS = frozenset({"-h", "--help", "--version", "--install-completion", "--show-completion"})
+
+
+def main() -> NoReturn:
+    """Entry point of ``python -m asyncgen`` and of the console script."""
+    # OpenMP threads that spin while they wait slow each other down forty-fold beside another busy process. Read when
+    # torch is imported, which a run does later.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    _make_current_folder_importable()
+    arguments = sys.argv[1:]
+    if arguments and arguments[0].startswith("-") and arguments[0] not in _ROOT_OPTIONS:
+        arguments.insert(0, "run")
+    try:
+        app(arguments, prog_name="asyncgen")
+    except errors.AsyncgenError as error:
+        tell(f"asyncgen: error: {error}")
+        sys.exit(_exit_code(error))
+    except KeyboardInterrupt:
+        tell("asyncgen: stopped")
+        sys.exit(128 + signal.SIGINT)
+    sys.exit(0)
+
+
+def _make_current_folder_importable() -> None:
+    """As ``python -m`` does, so that ``module:function`` means the same for the console script."""
+    if sys.flags.safe_path:  # whoever set it does not want this
+        return
+    try:
+        folder = os.getcwd()  # noqa: PTH109  # a text is what belongs into sys.path
+    except FileNotFoundError:
+        return
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+
+
+def _exit_code(error: BaseException) -> int:
+    return next((code for kind, code in EXIT_CODES if isinstance(error, kind)), 1)

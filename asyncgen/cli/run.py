@@ -1,0 +1,117 @@
+"""``run``: makes the stories, telling a person what happens."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import anyio
+import typer
+
+import asyncgen
+from asyncgen import errors
+from asyncgen.cli.options import Settings
+from asyncgen.cli.signals import Signals
+from asyncgen.cli.write import init_command
+from asyncgen.config import Config
+from asyncgen.dashboard import choose_view, tell
+from asyncgen.logs import configure
+from asyncgen.metrics import View
+from asyncgen.report import Report
+from asyncgen.session import progress_on_disk, run
+
+__all__ = ["run_command"]
+
+
+class Level(StrEnum):
+    """``logs.LEVELS``, as typer wants its choices."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+def run_command(
+    settings: Settings,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show errors and warnings only.")] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="A line now and then instead of the bars.")] = False,
+    log_level: Annotated[
+        Level, typer.Option(metavar="LEVEL", help="What is logged: debug, info, warning or error.")
+    ] = Level.WARNING,
+    log_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Append the log to this file too, with times.")
+    ] = None,
+    create_config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a configuration to this file and exit.")
+    ] = None,
+) -> None:
+    """Make stories, or go on with a run that was stopped."""
+    if create_config is not None:
+        init_command(create_config)
+        return
+    show = _Show(choose_view(plain=plain, quiet=quiet), _nothing if quiet else tell)
+    with configure(log_level.value, log_file):
+        raise typer.Exit(_run(settings.config, show))
+
+
+@dataclass(frozen=True, slots=True)
+class _Show:
+    """How a run is shown."""
+
+    view: View
+    tell: Callable[[str], object]
+
+
+def _nothing(_: str) -> None:
+    """Tells nobody."""
+
+
+def _run(config: Config, show: _Show) -> int:
+    """Runs and returns the exit code."""
+    done = progress_on_disk(config)
+    if done is not None and done.complete:
+        wanted = f"{config.num_stories} wanted"
+        show.tell(f"complete: {done.accepted} stories ({wanted}) are in {config.output_path}; nothing to do")
+        return 0
+    signals = Signals()
+    try:
+        report = anyio.run(signals.watch, partial(_make, config, show))
+    except errors.RunStopped as error:
+        if isinstance(error.report, Report):
+            show.tell(error.report.summary())
+        raise
+    if report is not None:
+        show.tell(report.summary())
+    if not signals.received or (report is not None and report.complete):
+        return 0
+    tell(f"stopped; go on with: {_command_again()}")
+    if signals.count > 1:
+        os._exit(128 + signals.received)  # the interpreter's own end, with torch in it, takes seconds
+    return 128 + signals.received
+
+
+async def _make(config: Config, show: _Show, stop: anyio.Event) -> Report:
+    begin = partial(_announce, config, show)
+    return await run(config, stop=stop, watch=show.view, notice=show.tell, begin=begin)
+
+
+def _announce(config: Config, show: _Show, made: int) -> None:
+    """Says what is about to happen, now that nothing but the model can refuse it; ``made`` stories are on disk."""
+    goal = "stories until the sources end" if config.num_stories is None else f"{config.num_stories} stories"
+    so_far = f" (going on after {made})" if made else ""
+    model = "the echo backend" if config.backend.kind == "echo" else config.model_name
+    show.tell(f"asyncgen {asyncgen.__version__}: {goal} with {model}{so_far}")
+
+
+def _command_again() -> str:
+    """The command that goes on, as it was typed."""
+    script = Path(sys.argv[0]).name == "asyncgen"
+    return shlex.join([*(["asyncgen"] if script else ["python", "-m", "asyncgen"]), *sys.argv[1:]])

@@ -1,0 +1,18 @@
+"""Results go to standard output; what a person should know meanwhile goes to standard error (``dashboard.tell``)."""
+
+from __future__ import annotations
+
+import os
+
+from asyncgen.dashboard import tell
+
+__all__ = ["say"]
+
+
+def say(text: str) -> None:
+    """Prints a result on standard output."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        tell(f"asyncgen: error: standard output cannot be written: {error.strerror}")
+        os._exit(1)  # flushing what is buffered would fail once more

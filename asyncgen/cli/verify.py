@@ -1,0 +1,51 @@
+"""``verify``: reads a whole output and says whether it is sound."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from asyncgen.cli.speak import say
+from asyncgen.config_file import load_config
+from asyncgen.errors import InputError
+from asyncgen.output import verify
+from asyncgen.validators import normalise
+
+__all__ = ["verify_command"]
+
+_MANIFEST, _REJECTED = ".run.json", ".rejected.jsonl"
+
+
+def verify_command(
+    run: Annotated[
+        Path, typer.Argument(help="A configuration, a stories.jsonl or its stories.run.json.", metavar="RUN")
+    ],
+) -> None:
+    """Read every line of an output and say whether it is sound. Changes nothing."""
+    path = _output_of(run)
+    try:
+        report = verify(path, key=normalise)
+    except OSError as error:
+        raise InputError(f"{error.filename or path}: cannot be read: {error.strerror}") from error
+    say(report.text())
+    raise typer.Exit(0 if report.ok else 2)
+
+
+def _output_of(run: Path) -> Path:
+    """The stories' path that ``run`` means. Raises InputError if nothing is there."""
+    if run.name.endswith(_REJECTED):
+        run = run.with_name(run.name.removesuffix(_REJECTED) + ".jsonl")
+    elif run.name.endswith(_MANIFEST):
+        stem = run.with_name(run.name.removesuffix(_MANIFEST))
+        run = stem if stem.is_file() else run.with_name(stem.name + ".jsonl")
+    elif run.suffix in (".yaml", ".yml") or (run.suffix == ".json" and not _manifest_of(run).exists()):
+        run = load_config(run).output_path
+    if not run.exists() and not _manifest_of(run).exists():
+        raise InputError(f"{run}: there is no output", hint="name a configuration, a stories.jsonl or its run.json")
+    return run
+
+
+def _manifest_of(stories: Path) -> Path:
+    return stories.with_name(stories.name.removesuffix(".jsonl") + _MANIFEST)

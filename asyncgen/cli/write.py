@@ -1,0 +1,51 @@
+"""``init`` and ``schema``: what the configuration may say, written to files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from asyncgen.cli.speak import say
+from asyncgen.errors import ConfigError
+from asyncgen.init_file import render_config, render_schema
+
+__all__ = ["init_command", "schema_command"]
+
+
+def init_command(
+    file: Annotated[Path, typer.Argument(help="The file to write.")],
+    force: Annotated[bool, typer.Option("--force", help="Overwrite it if it exists.")] = False,
+) -> None:
+    """Write a commented configuration, and its JSON Schema for editors beside it."""
+    if file.suffix not in (".yaml", ".yml"):
+        raise ConfigError(f"{file}: a configuration is written as YAML; name it {file.with_suffix('.yaml').name}")
+    schema = file.with_suffix(".schema.json")
+    if not force:
+        for path in (file, schema):
+            if path.exists():
+                raise ConfigError(f"{path}: exists already", hint="--force overwrites it")
+    _write(file, render_config(schema.name))
+    _write(schema, render_schema())
+    say(f"wrote {file} (and {schema} for editors); next: python -m asyncgen run {file}")
+
+
+def schema_command(
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="FILE", help="Write it to this file instead.")
+    ] = None,
+) -> None:
+    """Print the JSON Schema of the configuration, for editors and checks of your own."""
+    if output is None:
+        say(render_schema().rstrip("\n"))
+    else:
+        _write(output, render_schema())
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be written: {error.strerror}") from None
