@@ -7,6 +7,7 @@ from asyncgen.backends.find import cautions
 from asyncgen.config import Config
 from asyncgen.prompts import Inputs, check_inputs
 from asyncgen.session import progress_on_disk
+from asyncgen.validators import open_validators
 
 __all__ = ["describe"]
 
@@ -14,6 +15,7 @@ __all__ = ["describe"]
 def describe(config: Config) -> str:
     """A few lines on what a run would do. Raises InputError or OutputError for the first thing that is wrong."""
     inputs = check_inputs(config)
+    open_validators(config)
     check_model(config)
     progress = progress_on_disk(config)
     goal = "stories until the sources end" if config.num_stories is None else f"{config.num_stories} stories"

@@ -141,7 +141,7 @@ class Readability(_Section):
     max_mean_sentence_words: Annotated[float, Field(gt=0)] | None = None
     """Mean length of a sentence, in words."""
     max_mean_syllables: Annotated[float, Field(ge=1)] | None = None
-    """Mean syllables of a word, as pyphen divides it."""
+    """Mean syllables of a word, estimated by where pyphen hyphenates it."""
     max_grade: float | None = None
     """Highest Flesch-Kincaid grade level (US school years; below 1 is easier than first grade)."""
     min_known_words: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -205,11 +205,13 @@ class Validation(_Section):
     copy_words: Annotated[int, Field(ge=0)] = 8
     """Refuse a text that shares this many words in a row with a k-shot answer; 0 switches the check off."""
     banned_words: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    """Words or phrases that must not occur, inflected neither; case aside."""
+    """Words or phrases that must not occur, as they are or simply inflected (`kill`: kills, killed); case and
+    typography aside. Where only an exact form is meant, use `forbid_patterns`."""
     banned_words_path: Path | None = None
     """More of them in a file, one a line."""
     forbid_patterns: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    """Regular expressions (of the package `regex`) that must match nowhere in the text; `(?i)` ignores case."""
+    """Regular expressions (of the package `regex`) that must match nowhere in the text; `(?i)` ignores case, `\\b` is
+    the edge of a word."""
     require_patterns: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """Regular expressions that must match somewhere in the text."""
     readability: Readability = Readability()
@@ -227,6 +229,14 @@ class Validation(_Section):
     def _bounds_in_order(self) -> Validation:
         if self.min_words > self.max_words:
             raise ValueError(f"min_words ({self.min_words}) is greater than max_words ({self.max_words})")
+        return self
+
+    @model_validator(mode="after")
+    def _something_weighs(self) -> Validation:
+        weights = {f"weights.{name}": weight for name, weight in self.weights.model_dump().items()}
+        weights |= {f"functions[{k}].weight": each.weight for k, each in enumerate(self.functions)}
+        if not any(weights.values()):
+            raise ValueError(f"the quality score has no weight: {', '.join(weights)} are all 0; one must be more")
         return self
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from types import MappingProxyType
 
 import anyio
@@ -31,7 +30,7 @@ from asyncgen.packing import PromptPool, Window
 from asyncgen.prompts import PromptSource
 from asyncgen.records import Completion, Prompt, Rejection, Story, Verdict
 from asyncgen.tasks import single_cause
-from asyncgen.validators import fingerprint64, judge
+from asyncgen.validators import Validators, fingerprint64
 
 __all__ = ["Flow", "Sink", "too_few_prompts"]
 
@@ -53,6 +52,7 @@ class Flow:
         config: Config,
         source: PromptSource,
         backend: Backend,
+        validators: Validators,
         *,
         start: int = 0,
         accepted: int = 0,
@@ -66,7 +66,7 @@ class Flow:
         self.window = Window(_window_size(config, backend), config.num_stories, start=start, accepted=accepted)
         self.pool = PromptPool(self.window)
         self.metrics = Metrics()
-        self.judge = partial(judge, settings=config.validation)
+        self.judge: Callable[[Completion], Verdict] = validators.judge
         repeats = Seen() if seen is None else seen
         self.ordering = Ordering(
             config, lambda text: repeats.add(fingerprint64(text)), start=start, accepted=accepted, rejected=rejected

@@ -22,7 +22,8 @@ from asyncgen.pipeline import Flow, too_few_prompts
 from asyncgen.prompts import input_files, open_source
 from asyncgen.report import Outcome, Report
 from asyncgen.tasks import in_thread, single_cause
-from asyncgen.validators import fingerprint64
+from asyncgen.validators import fingerprint64, open_validators
+from asyncgen.validators import input_files as validator_files
 
 __all__ = ["Notice", "progress_on_disk", "run"]
 
@@ -57,6 +58,7 @@ async def run(
 
     with single_cause():
         async with open_source(config) as source:
+            validators = await in_thread(open_validators, config)
             inputs = await in_thread(_checked_inputs, config)
             async with open_output(config, inputs) as output:
                 if begin is not None:
@@ -78,6 +80,7 @@ async def run(
                         config,
                         source,
                         backend,
+                        validators,
                         start=output.start,
                         accepted=output.accepted,
                         rejected=output.rejected,
@@ -171,8 +174,8 @@ def _checked_inputs(config: Config) -> dict[str, Path | str]:
 
 
 def _inputs(config: Config) -> dict[str, Path | str]:
-    """Everything on disk that records depend on: what prompts are made from, and a local model's files."""
-    inputs = dict(input_files(config))
+    """Everything on disk that records depend on: what prompts are made from, what judges, a local model's files."""
+    inputs = {**input_files(config), **validator_files(config)}
     if not isinstance(config.backend, EchoBackend) and isinstance(place := locate(config.model_name), Path):
         inputs["model"] = place
     return inputs

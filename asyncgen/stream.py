@@ -15,7 +15,8 @@ from asyncgen.output import Seen
 from asyncgen.pipeline import Flow
 from asyncgen.prompts import open_source
 from asyncgen.records import Rejection, Story
-from asyncgen.validators import fingerprint64
+from asyncgen.tasks import in_thread
+from asyncgen.validators import fingerprint64, open_validators
 
 __all__ = ["Stories", "open_pipeline"]
 
@@ -49,9 +50,17 @@ async def open_pipeline(config: Config, *, start: int = 0, kept: Iterable[str] =
     seen = Seen()
     accepted = sum(seen.add(fingerprint64(text)) for text in kept)
     failures: list[Exception] = []
+    validators = await in_thread(open_validators, config)
     async with open_source(config) as source, open_backend(config) as backend:
         flow = Flow(
-            config, source, backend, start=start, accepted=accepted, rejected=max(0, start - accepted), seen=seen
+            config,
+            source,
+            backend,
+            validators,
+            start=start,
+            accepted=accepted,
+            rejected=max(0, start - accepted),
+            seen=seen,
         )
         stories, stories_in = anyio.create_memory_object_stream[Story]()
         with stories, stories_in:

@@ -13,6 +13,7 @@ from asyncgen.config import Config, EchoBackend
 from asyncgen.pipeline import Flow
 from asyncgen.prompts import PromptSource, open_source
 from asyncgen.records import Prompt, Rejection, Story
+from asyncgen.validators import open_validators
 
 Record = Story | Rejection
 
@@ -63,7 +64,9 @@ async def flow_for(
 ) -> AsyncIterator[Flow]:
     async with open_source(config) as source, open_backend(config) as backend:
         end = Finite(source, prompts) if prompts is not None else source
-        yield Flow(config, end, backend, start=start, accepted=accepted, rejected=start - accepted)
+        yield Flow(
+            config, end, backend, open_validators(config), start=start, accepted=accepted, rejected=start - accepted
+        )
 
 
 def texts(records: Sequence[Record]) -> list[tuple[int, str, bool]]:

@@ -46,7 +46,7 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline": PLAIN | STAGES | {"config", "metrics", "packing", "ordering"},
     "session": PLAIN | STAGES | {"config", "metrics", "pipeline", "report"},
     "stream": PLAIN | STAGES | {"config", "metrics", "pipeline"},
-    "check": {"backends", "config", "prompts", "session"},
+    "check": {"backends", "config", "prompts", "session", "validators"},
 }
 """What each part of the package may import of ours; ``__init__``, ``__main__`` and ``cli`` may import everything."""
 

