@@ -47,6 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "session": PLAIN | STAGES | {"config", "metrics", "pipeline", "report"},
     "stream": PLAIN | STAGES | {"config", "metrics", "pipeline"},
     "check": {"backends", "config", "prompts", "session", "validators"},
+    "preview": {"backends", "config", "errors", "prompts", "records"},
 }
 """What each part of the package may import of ours; ``__init__``, ``__main__`` and ``cli`` may import everything."""
 

@@ -19,16 +19,17 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file, extract_commit_hash
 
+from asyncgen.backends.chat import Chat
 from asyncgen.backends.find import locate
+from asyncgen.backends.model_files import POSITION_FIELDS
 from asyncgen.config import AutoBackend, Config, StaticBackend
 from asyncgen.errors import ConfigError, ModelError
 
-__all__ = ["Loaded", "load"]
+__all__ = ["Loaded", "load", "load_chat"]
 
 _LOADING = Lock()
 _PATIENCE = 0.1
 _NO_LIMIT = 1_000_000
-_POSITION_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,19 @@ def load(config: Config, backend: AutoBackend | StaticBackend) -> Loaded:
             hint="they would be random numbers; save the model again, or correct its config.json",
         )
     return _describe(model.eval(), tokenizer, config, _commit(place, backend.revision))
+
+
+def load_chat(config: Config, backend: AutoBackend | StaticBackend) -> tuple[Chat, int]:
+    """The tokenizer alone, and the context length; a hub model's are downloaded if need be, its weights are not.
+
+    Raises ModelError.
+    """
+    place = locate(config.model_name)
+    with _one_at_a_time(), _explained(config.model_name, place), _quiet():
+        common = {"revision": backend.revision, "trust_remote_code": backend.trust_remote_code}
+        model = AutoConfig.from_pretrained(place, **common)
+        chat = Chat(AutoTokenizer.from_pretrained(place, **common), config.generation.stop)
+    return chat, _context_length(model)
 
 
 def _commit(place: Path | str, revision: str | None) -> str | None:
@@ -135,7 +149,7 @@ def _pretrained(
 
 
 def _describe(model: Any, tokenizer: Any, config: Config, revision: str | None) -> Loaded:
-    context = _context_length(model)
+    context = _context_length(model.config)
     if config.generation.max_new_tokens >= context:
         raise ConfigError(
             f"generation.max_new_tokens: {config.generation.max_new_tokens} leaves no room for a prompt in the context "
@@ -151,10 +165,10 @@ def _describe(model: Any, tokenizer: Any, config: Config, revision: str | None) 
     return Loaded(model, tokenizer, model.device, context, embeddings, eos, pad, revision)
 
 
-def _context_length(model: Any) -> int:
-    """As the configuration has it; a million for models without a limit of their own."""
-    text_config = model.config.get_text_config(decoder=True)
-    lengths = (getattr(text_config, field, None) for field in _POSITION_FIELDS)
+def _context_length(config: Any) -> int:
+    """As the model's configuration has it; a million for models without a limit of their own."""
+    text_config = config.get_text_config(decoder=True)
+    lengths = (getattr(text_config, field, None) for field in POSITION_FIELDS)
     return next((length for length in lengths if isinstance(length, int) and length > 0), _NO_LIMIT)
 
 

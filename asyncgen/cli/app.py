@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 import asyncgen
 from asyncgen.cli.check import check_command
 from asyncgen.cli.options import with_settings
+from asyncgen.cli.preview import preview_command
 from asyncgen.cli.run import run_command
 from asyncgen.cli.verify import verify_command
 from asyncgen.cli.write import init_command, schema_command
@@ -38,6 +39,17 @@ Examples:
 
 \b
 Exit codes: 0 all is well, 2 something is wrong.
+"""
+_PREVIEW_EPILOG = """
+\b
+Examples:
+  asyncgen preview config.yaml
+  asyncgen preview config.yaml -n 1 --start 500 --no-k-shot
+  asyncgen preview --set backend.kind=echo
+
+\b
+Exit codes: 0 shown, 2 bad configuration, data or model, 5 the sources end
+before --start.
 """
 _INIT_EPILOG = """
 \b
@@ -103,6 +115,7 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 app.command("run", epilog=_RUN_EPILOG)(with_settings(run_command))
 app.command("check", epilog=_CHECK_EPILOG)(with_settings(check_command))
+app.command("preview", epilog=_PREVIEW_EPILOG)(with_settings(preview_command))
 app.command("init", epilog=_INIT_EPILOG)(init_command)
 app.command("schema", epilog=_SCHEMA_EPILOG)(schema_command)
 app.command("verify", epilog=_VERIFY_EPILOG)(verify_command)

@@ -1,0 +1,32 @@
+"""``preview``: the prompts of a run, before anything is made of them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import anyio
+import typer
+
+from asyncgen.backends.sight import see
+from asyncgen.cli.options import Settings
+from asyncgen.cli.speak import say
+from asyncgen.dashboard import tell
+from asyncgen.errors import SourcesEnded
+from asyncgen.preview import describe_prompt, take_prompts
+
+__all__ = ["preview_command"]
+
+
+def preview_command(
+    settings: Settings,
+    count: Annotated[int, typer.Option("-n", "--count", min=1, max=1000, help="Prompts to show.")] = 3,
+    start: Annotated[int, typer.Option(min=0, help="Index of the first one.")] = 0,
+    no_tokens: Annotated[bool, typer.Option("--no-tokens", help="Show the messages; load no tokenizer.")] = False,
+) -> None:
+    """Show prompts exactly as the model will see them, with their tokens."""
+    config = settings.config
+    prompts = anyio.run(take_prompts, config, start, count)
+    if not prompts:
+        raise SourcesEnded(f"the sources end before index {start}", hint="lower --start")
+    sight = None if no_tokens else see(config, tell)
+    say("\n\n".join(describe_prompt(prompt, sight) for prompt in prompts))
