@@ -28,16 +28,17 @@ TEMPLATES = [
     CHATML,
     "{{ bos_token }}" + CHATML + "{{ pad_token }}{{ unk_token }}{{ eos_token }}",
     (
-        "{% for message in messages %}\n    {%- if loop.index0 == 2 %}{% continue %}{% endif %}\n{{ message | tojson }}\n"
-        "{% endfor %}{{ messages | tojson(indent=2) }}{% if tools %}tools{% endif %}{{ documents is none }}"
+        "{% for message in messages %}\n    {%- if loop.index0 == 2 %}{% continue %}{% endif %}\n"
+        "{{ message | tojson }}\n{% endfor %}{{ messages | tojson(indent=2) }}"
+        "{% if tools %}tools{% endif %}{{ documents is none }}"
     ),
     (
         "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}"
         "{% else %}{{ m['content'] | trim }}{% endif %}{% endfor %}"
     ),
     (
-        "{% set ns = namespace(found=false) %}{% for m in messages %}{% set ns.found = true %}{% endfor %}{{ ns.found }}"
-        "{{ strftime_now('%d %b %Y') }}{{ date_string }}{{ messages[0].content.split(' ')[1] }}"
+        "{% set ns = namespace(found=false) %}{% for m in messages %}{% set ns.found = true %}{% endfor %}"
+        "{{ ns.found }}{{ strftime_now('%d %b %Y') }}{{ date_string }}{{ messages[0].content.split(' ')[1] }}"
     ),
     None,
 ]
