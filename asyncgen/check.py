@@ -22,7 +22,7 @@ def describe(config: Config) -> str:
     made = "nothing there yet" if progress is None else f"{progress.accepted} stories are there"
     return "\n".join(
         [
-            f"prompts   {_prompts(inputs, config)}",
+            *(f"prompts   {_prompts(each, config)}" for each in inputs),
             f"model     {config.model_name} ({config.backend.kind})",
             f"goal      {goal}, at most {config.attempts} attempts at a prompt",
             f"output    {config.output_path} ({made})",
@@ -35,5 +35,7 @@ def describe(config: Config) -> str:
 def _prompts(inputs: Inputs, config: Config) -> str:
     if inputs.prompts is not None:
         return f"{inputs.prompts} ready prompts"
+    if inputs.function:
+        return f"those of {inputs.function}"
     shots = f"{config.shots} of {inputs.examples} examples in front" if config.shots else "no examples in front"
     return f"template with {inputs.words} words and {inputs.conditions} conditions, {shots}"

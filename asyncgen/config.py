@@ -7,10 +7,21 @@ path is already absolute. Knows nothing about torch.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    JsonValue,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 from asyncgen.resources import BUNDLED_MODEL
 
@@ -244,7 +255,7 @@ class _Source(_Section):
     """Settings that every kind of source has."""
 
     name: Annotated[str, Field(min_length=1)] | None = None
-    """What records and the dashboard call it (`metadata.source`); null is its kind."""
+    """What records and the dashboard call it (`metadata.source`); null is its kind. No two are called the same."""
     weight: Annotated[int, Field(ge=1, le=1000)] = 1
     """Prompts that it gives in each round of all sources."""
 
@@ -327,6 +338,16 @@ class Config(_Section):
     """Seconds that a run which is stopped may take to finish what was begun; then it ends within a decode step."""
     validation: Validation = Validation()
     """What a story must fulfil."""
+
+    @field_validator("sources")
+    @classmethod
+    def _sources_are_told_apart(cls, sources: tuple[Source, ...] | None) -> tuple[Source, ...] | None:
+        if sum(source.kind == "template" for source in sources or ()) > 1:
+            raise ValueError("two sources are the template and would give the same prompts; keep one, and weigh it")
+        names = Counter(source.name or source.kind for source in sources or ())
+        if twice := [name for name, count in names.items() if count > 1]:
+            raise ValueError(f"{names[twice[0]]} sources are called {twice[0]!r}; give each a `name` of its own")
+        return sources
 
     @model_validator(mode="after")
     def _stories_can_be_long_enough(self) -> Config:

@@ -122,6 +122,7 @@ class Ordering:
             "quality": round(verdict.quality, 4),
             "finish_reason": completion.finish_reason,
             "source": prompt.source,
+            "position": prompt.position,
         }
         story = Story(
             story_id=seeds.story_id(self._config.seed, prompt.index),

@@ -22,7 +22,14 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from asyncgen.backends import Backend
 from asyncgen.config import Config
-from asyncgen.errors import BackendFailed, PromptRefused, PromptTooLong, SourcesEnded, TooManyRejections
+from asyncgen.errors import (
+    AsyncgenError,
+    BackendFailed,
+    PromptRefused,
+    PromptTooLong,
+    SourcesEnded,
+    TooManyRejections,
+)
 from asyncgen.metrics import Metrics, Snapshot
 from asyncgen.ordering import Ordering, next_attempt
 from asyncgen.output import Seen
@@ -72,6 +79,8 @@ class Flow:
             config, lambda text: repeats.add(fingerprint64(text)), start=start, accepted=accepted, rejected=rejected
         )
         self.sources_ended = False
+        self.source_failure: AsyncgenError | None = None
+        """What ended planning: the item of a source that cannot be had, or an end that could not be recorded."""
         self.stopped = False
         self._accepted_before = accepted
         self._planning = anyio.CancelScope()
@@ -117,12 +126,19 @@ class Flow:
         return self.sources_ended and self.window.undecided == 0
 
     async def _produce(self, refusals: MemoryObjectSendStream[tuple[Completion, ...]]) -> None:
-        """Plans prompts while the window has room, prepares them off the loop, and puts them into the pool."""
+        """Plans prompts while the window has room, prepares them off the loop, and puts them into the pool.
+
+        A source that fails ends planning: what is planned is finished and committed, then ``run`` raises the failure.
+        """
         index = self.start
         with refusals, self._planning:
             try:
                 while room := await self.window.wait_for_room():
-                    drafts = await self.source.take(index, min(room, GROUP))
+                    try:
+                        drafts = await self.source.take(index, min(room, GROUP))
+                    except AsyncgenError as failure:
+                        self.source_failure = failure
+                        break
                     if not drafts:
                         self.sources_ended = True
                         break
@@ -204,6 +220,8 @@ class Flow:
             self.pool.close()
 
     def _check_end(self) -> None:
+        if self.source_failure is not None:
+            raise self.source_failure
         if self.sources_ended and not self.stopped and not self.complete:
             raise too_few_prompts(self.window.decided, self.window.accepted, self.config)
 
@@ -237,7 +255,7 @@ class Flow:
             cells=backend.cells,
             padded_cells=backend.padded_cells,
             out_of_memory=backend.out_of_memory,
-            source_seconds=MappingProxyType(dict(metrics.source_seconds)),
+            source_seconds=MappingProxyType(dict(self.source.waited)),
             validator_seconds=MappingProxyType(dict(metrics.validator_seconds)),
             validator_calls=MappingProxyType(dict(metrics.validator_calls)),
             disk_seconds=metrics.disk_seconds,

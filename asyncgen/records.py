@@ -60,6 +60,9 @@ class Prompt:
     shots: tuple[str, ...] = ()
     """The answers of the k-shot examples in ``messages``: what a completion must not copy."""
     source: str = "template"
+    """Name of the source."""
+    position: int = 0
+    """Item of that source, from 0."""
     history: tuple[tuple[str, ...], ...] = ()
     """Reasons of each earlier attempt."""
     prepared: Prepared = Prepared(0)

@@ -7,10 +7,13 @@ Opens what a run needs in the order in which it is cheap to refuse (inputs, mode
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import anyio
 import anyio.from_thread
+from pydantic import TypeAdapter, ValidationError
 
 from asyncgen.backends import check_model, open_backend
 from asyncgen.backends.find import cautions, locate
@@ -19,13 +22,16 @@ from asyncgen.errors import ResumeRefused, RunStopped, TooManyRejections
 from asyncgen.metrics import Snapshot, View
 from asyncgen.output import Output, Places, Progress, Seen, open_output, peek, seen_stories
 from asyncgen.pipeline import Flow, too_few_prompts
-from asyncgen.prompts import input_files, open_source
+from asyncgen.prompts import End, input_files, open_source
 from asyncgen.report import Outcome, Report
 from asyncgen.tasks import in_thread, single_cause
 from asyncgen.validators import fingerprint64, open_validators
 from asyncgen.validators import input_files as validator_files
 
 __all__ = ["Notice", "progress_on_disk", "run"]
+
+_ENDED = "sources ended"
+_Ends = TypeAdapter(list[End])
 
 Notice = Callable[[str], object]
 """Told, one at a time, sentences that a user should read once."""
@@ -57,7 +63,7 @@ async def run(
             notice(text)
 
     with single_cause():
-        async with open_source(config) as source:
+        async with open_source(config, tell) as source:
             validators = await in_thread(open_validators, config)
             inputs = await in_thread(_checked_inputs, config)
             async with open_output(config, inputs) as output:
@@ -67,6 +73,7 @@ async def run(
                     tell(caution)
                 for note in output.notes:
                     tell(f"resumed with another setting: {note}")
+                source.resume(_ends(output), partial(_record_ends, output))
                 if output.complete:
                     return _report("complete", _at_rest(config, output), output, told)
                 if source.count is not None and output.start >= source.count:
@@ -145,6 +152,21 @@ async def _stop_when_asked(flow: Flow, stop: anyio.Event, draining: anyio.Cancel
     flow.stop()
     await anyio.sleep(flow.config.drain_timeout)
     draining.cancel()
+
+
+def _ends(output: Output) -> list[End]:
+    """Where earlier sessions recorded the end of a source whose places others took."""
+    try:
+        return _Ends.validate_python(output.facts.get(_ENDED, []))
+    except ValidationError as error:
+        raise ResumeRefused(
+            f"{output.places.manifest}: {_ENDED!r} under `facts` is not what a run wrote there",
+            hint="put it back, or give another output_path",
+        ) from error
+
+
+async def _record_ends(output: Output, ends: Sequence[End]) -> None:
+    await output.settle({_ENDED: [asdict(end) for end in ends]})
 
 
 def _check_revision(revision: str | None, output: Output) -> None:

@@ -15,7 +15,7 @@ from asyncgen.output import Seen
 from asyncgen.pipeline import Flow
 from asyncgen.prompts import open_source
 from asyncgen.records import Rejection, Story
-from asyncgen.tasks import in_thread
+from asyncgen.tasks import as_raised, in_thread
 from asyncgen.validators import fingerprint64, open_validators
 
 __all__ = ["Stories", "open_pipeline"]
@@ -45,6 +45,10 @@ async def open_pipeline(config: Config, *, start: int = 0, kept: Iterable[str] =
     Leaving the block early stops everything within one decode step of the model. A slow reader slows the generator;
     nothing piles up beyond the window.
 
+    Nothing records where a source of several ended and gave its places to the others, so with ``start`` it is found
+    again: the files must be as they were, and a function that has no item there is counted from its beginning. The
+    files of ``run`` do record it.
+
     If the run cannot go on, ``async for`` ends and leaving the block raises what ``run`` would raise.
     """
     seen = Seen()
@@ -52,6 +56,7 @@ async def open_pipeline(config: Config, *, start: int = 0, kept: Iterable[str] =
     failures: list[Exception] = []
     validators = await in_thread(open_validators, config)
     async with open_source(config) as source, open_backend(config) as backend:
+        await source.find_ends(start)
         flow = Flow(
             config,
             source,
@@ -63,16 +68,11 @@ async def open_pipeline(config: Config, *, start: int = 0, kept: Iterable[str] =
             seen=seen,
         )
         stories, stories_in = anyio.create_memory_object_stream[Story]()
-        with stories, stories_in:
-            try:
-                async with anyio.create_task_group() as group:
-                    group.start_soon(_run_into, flow, stories, failures)
-                    yield Stories(stories_in, flow)
-                    group.cancel_scope.cancel()
-            except BaseExceptionGroup as raised:  # by the caller, inside the block: it leaves as it was raised
-                if len(raised.exceptions) > 1:
-                    raise
-                raise raised.exceptions[0] from raised.exceptions[0].__cause__
+        with stories, stories_in, as_raised():  # what the caller raises inside the block leaves as it was raised
+            async with anyio.create_task_group() as group:
+                group.start_soon(_run_into, flow, stories, failures)
+                yield Stories(stories_in, flow)
+                group.cancel_scope.cancel()
     for failure in failures:
         raise failure
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 import anyio
 import anyio.to_thread
 
-__all__ = ["in_thread", "single_cause"]
+__all__ = ["as_raised", "in_thread", "single_cause"]
 
 _T = TypeVar("_T")
 
@@ -26,6 +26,17 @@ def single_cause() -> Iterator[None]:
         if cause is group:
             raise
         raise cause from cause.__cause__
+
+
+@contextmanager
+def as_raised() -> Iterator[None]:
+    """Takes away the exception group that a task group puts around what its body raised, and nothing else."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        if len(group.exceptions) > 1:
+            raise
+        raise group.exceptions[0] from group.exceptions[0].__cause__
 
 
 async def in_thread(function: Callable[..., _T], *arguments: object) -> _T:

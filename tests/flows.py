@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import anyio
@@ -38,6 +38,7 @@ class Finite:
 
     def __init__(self, source: PromptSource, count: int) -> None:
         self.count: int | None = count
+        self.waited: Mapping[str, float] = {}
         self._source = source
 
     async def take(self, start: int, count: int) -> tuple[Prompt, ...]:

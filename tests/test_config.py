@@ -246,7 +246,7 @@ def test_paths_at_every_level_and_files_of_functions_are_relative_to_the_file(
 sources:
   - {kind: jsonl, path: a/p.jsonl}
   - {kind: python, function: "mine/prompts.py:stories"}
-  - {kind: python, function: "package.module:stories"}
+  - {kind: python, function: "package.module:stories", name: others}
 validation:
   banned_words_path: banned.txt
   readability: {known_words_path: known.txt}

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from pathlib import Path
 
 import anyio
 import pytest
 
 from asyncgen.errors import SourcesEnded, TooManyRejections
-from asyncgen.prompts import open_source
 from asyncgen.stream import open_pipeline
-from tests.flows import Finite, config_for
+from tests.flows import config_for
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_thread_of_ours_is_left")]
 
@@ -39,24 +37,17 @@ async def test_a_resumed_pipeline_repeats_nothing_that_was_kept() -> None:
     assert [story.content for story in rest] == [story.content for story in got[10:]]
 
 
-async def test_the_last_story_is_read_in_peace_before_an_error_leaves() -> None:
+async def test_the_last_story_is_read_in_peace_before_an_error_leaves(tmp_path: Path) -> None:
     """A reader that is busy with a story (writing it somewhere, say) is not cancelled in the middle of it."""
-    config = config_for(num_stories=10)
+    (tmp_path / "four.jsonl").write_text('{"prompt": "tell"}\n' * 4)
+    config = config_for(num_stories=10, sources=[{"kind": "jsonl", "path": tmp_path / "four.jsonl"}])
     done: list[int] = []
-    async with open_source(config) as source:
-        ended = Finite(source, 4)
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SourcesEnded):
-        patch.setattr("asyncgen.stream.open_source", lambda _: _as_context(ended))
+    with pytest.raises(SourcesEnded):
         async with open_pipeline(config) as stories:
             async for story in stories:
                 await anyio.sleep(0.02)
                 done.append(story.index)
     assert done == [0, 1, 2, 3]
-
-
-@asynccontextmanager
-async def _as_context(value: Finite) -> AsyncIterator[Finite]:
-    yield value
 
 
 async def test_the_callers_own_exception_group_leaves_as_it_was_raised() -> None:

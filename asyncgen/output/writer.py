@@ -208,6 +208,14 @@ class Output:
         json.dumps(dict(facts), allow_nan=False)
         self._manifest = self._manifest.model_copy(update={"facts": self._manifest.facts | dict(facts)})
 
+    async def settle(self, facts: Mapping[str, object]) -> None:
+        """Adds to the manifest's ``facts`` and makes that last: a record written after this is never there without
+        them. Commits what was written. Raises OutputFailed.
+        """
+        self.describe(facts)
+        async with self._turn, self._whole():
+            await self._commit("running")
+
     def note(self, text: str) -> None:
         """Adds a text to the manifest's ``notes``, from its next replacement on."""
         self._manifest = self._manifest.model_copy(update={"notes": [*self._manifest.notes, text]})

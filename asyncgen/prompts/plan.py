@@ -69,6 +69,7 @@ class Plan:
             additional_condition=condition,
             shots=examples.answers,
             source="template",
+            position=index,
         )
 
     def condition(self, index: int) -> str:

@@ -1,174 +1,239 @@
-"""Where prompts come from: one interface, asked for them by index, and what it stands on.
+"""Where prompts come from: one interface, asked for them by index, over one source or several mixed by weight.
 
 ``open_source`` checks everything that can be wrong with the inputs before it hands out a source, so bad input ends a
-run before a model loads; ``check_inputs`` does the same without opening anything. Neither loads torch.
+run before a model loads. Neither it nor ``check_inputs`` loads torch. ``mixing`` decides which item of which source an
+index is; ``ahead`` fetches items before they are asked for.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
-import aiofiles
-from aiofiles.threadpool.binary import AsyncBufferedReader
-from anyio import CancelScope, from_thread
+import anyio
+from anyio import from_thread
+from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
-from asyncgen.config import Config, JsonlSource
-from asyncgen.errors import DataError
-from asyncgen.prompts.jsonl import CHUNK, Line, LineCutter, check_lines, read_prompt
-from asyncgen.prompts.plan import Plan, conversation_path, features_path, vocabulary_path
-from asyncgen.prompts.templates import load_template
+from asyncgen import seeds
+from asyncgen.config import Config, JsonlSource, PythonSource, Source
+from asyncgen.prompts.ahead import Ahead, Items
+from asyncgen.prompts.inputs import name_of, sources_of, where
+from asyncgen.prompts.jsonl import check_lines, read_items
+from asyncgen.prompts.mixing import End, Mixing, Place
+from asyncgen.prompts.plan import Plan
+from asyncgen.prompts.python import PythonItems
 from asyncgen.records import Prompt
-from asyncgen.tasks import in_thread
-from asyncgen.text_files import check_regular, check_text
+from asyncgen.tasks import as_raised, in_thread
 
-__all__ = ["Inputs", "PromptSource", "check_inputs", "input_files", "open_source"]
+__all__ = ["PromptSource", "Sources", "open_source"]
+
+Record = Callable[[Sequence[End]], Awaitable[None]]
+"""Makes the ends so far last, before anything is planned by them."""
 
 
 class PromptSource(Protocol):
     """Prompts by index. Nothing about a prompt depends on where a run started or on how many were taken at once."""
 
-    count: int | None
-    """Prompts that there are; None if they never end."""
+    @property
+    def count(self) -> int | None:
+        """Prompts that there are; None if that is not known, or if they never end."""
+
+    @property
+    def waited(self) -> Mapping[str, float]:
+        """Seconds for which ``take`` waited for an item, by source, a wait that goes on included."""
 
     async def take(self, start: int, count: int) -> tuple[Prompt, ...]:
-        """The prompts of indices ``start`` to ``start + count``, that one not included, not yet prepared.
+        """The prompts of indices ``start`` and following, ``count`` at most, not yet prepared.
 
-        Fewer than ``count``, or none, if the source ends there. Any start is allowed; asking for successive ones is
-        what is fast.
+        Waits for the first one only, so fewer may come; none if the sources end there. Any start is allowed; asking
+        for successive ones is what is fast. Raises what a source raised, once all items before that were taken.
         """
 
 
-@dataclass(frozen=True, slots=True)
-class Inputs:
-    """What ``check_inputs`` found, as counts."""
-
-    kind: str
-    """``template`` or ``jsonl``."""
-    words: int = 0
-    conditions: int = 0
-    examples: int = 0
-    """Examples that the conversation holds."""
-    prompts: int | None = None
-    """Prompts in the JSONL file; None for a template, which never ends."""
-
-
-def check_inputs(config: Config) -> Inputs:
-    """Reads and checks all inputs of a run. Raises DataError for the first thing that is wrong."""
-    source = _jsonl(config)
-    if source is not None:
-        return Inputs("jsonl", prompts=_check_file(source.path, config))
-    plan = Plan(config)
-    conditions = sum(len(group) for group in plan.conditions)
-    return Inputs("template", words=len(plan.words), conditions=conditions, examples=len(plan.shots))
-
-
-def input_files(config: Config) -> dict[str, Path | str]:
-    """What a run's prompts depend on besides the configuration's own values: a path for a file, the text itself for
-    the template. Only what is in use: no conversation without examples, nothing but ``sources[0]`` for a JSONL source.
-
-    Keys: ``template``, ``vocabulary``, ``features``, ``conversation``; or ``sources[0]``, which may have grown since.
-    """
-    source = _jsonl(config)
-    if source is not None:
-        return {"sources[0]": source.path}
-    template = load_template(config.template)
-    inputs: dict[str, Path | str] = {"template": template.text}
-    if template.words:
-        inputs["vocabulary"] = vocabulary_path(config)
-    if template.has_condition:
-        inputs["features"] = features_path(config)
-    if config.shots:
-        inputs["conversation"] = conversation_path(config)
-    return inputs
-
-
 @asynccontextmanager
-async def open_source(config: Config) -> AsyncIterator[PromptSource]:
-    """The configured source, its inputs checked to the end. Raises DataError before anything is handed out."""
-    source = _jsonl(config)
-    if source is None:
-        yield _TemplatePrompts(await in_thread(Plan, config))
-        return
-    count = await in_thread(_check_file, source.path, config, from_thread.check_cancelled)
-    try:
-        file = await aiofiles.open(source.path, "rb")
-    except OSError as error:
-        raise DataError(f"{source.path}: cannot be read: {error.strerror}") from error
-    try:
-        yield _JsonlPrompts(file, source.path, config, count)
-    finally:
-        with CancelScope(shield=True):
-            await file.close()
+async def open_source(config: Config, tell: Callable[[str], object] = str) -> AsyncIterator[Sources]:
+    """The configured sources, their inputs checked to the end. Raises DataError or ConfigError before anything is
+    handed out. ``tell`` is told sentences that a user should read once.
+    """
+    with as_raised():
+        async with anyio.create_task_group() as group:
+            parts = [
+                _Part(name_of(source), await _open(source, number, config, group, tell))
+                for number, source in enumerate(sources_of(config))
+            ]
+            try:
+                yield Sources(config, parts, tell)
+            finally:
+                group.cancel_scope.cancel()
 
 
-def _jsonl(config: Config) -> JsonlSource | None:
-    source = config.sources[0] if config.sources else None
-    return source if isinstance(source, JsonlSource) else None
+async def _open(source: Source, number: int, config: Config, group: TaskGroup, tell: Callable[[str], object]) -> Items:
+    if isinstance(source, JsonlSource):
+        count = await in_thread(check_lines, source.path, config, from_thread.check_cancelled)
+        return Ahead(partial(read_items, source.path, config, count, source=name_of(source)), group, count)
+    if isinstance(source, PythonSource):
+        found = await in_thread(PythonItems, source, config, where(number), tell)
+        return Ahead(found.read, group)
+    return _TemplateItems(await in_thread(Plan, config))
 
 
-def _check_file(path: Path, config: Config, tick: Callable[[], object] = lambda: None) -> int:
-    if config.system_prompt is not None:
-        check_text(config.system_prompt, "system_prompt")
-    check_regular(path, "prompts")
-    return check_lines(path, config, tick)
+@dataclass(frozen=True, slots=True)
+class _Part:
+    name: str
+    items: Items
 
 
-class _TemplatePrompts:
-    """Prompts of the plan, without end."""
+class Sources:
+    """The sources of a run as one ``PromptSource``."""
+
+    def __init__(self, config: Config, parts: Sequence[_Part], tell: Callable[[str], object]) -> None:
+        self._seed = config.seed
+        self._parts = parts
+        self._tell = tell
+        self._mixing = Mixing([source.weight for source in sources_of(config)])
+        self._record: Record = _nobody
+        self._next: int | None = None
+        self._waited = dict.fromkeys([part.name for part in parts], 0.0)
+        self._waits: tuple[str, float] | None = None
+
+    @property
+    def count(self) -> int | None:
+        """See ``PromptSource``: known if all sources that have not ended are files."""
+        ended = {end.source: self._mixing.items(end.index)[end.source] for end in self._mixing.ends}
+        counts = [ended.get(number, part.items.count) for number, part in enumerate(self._parts)]
+        return None if None in counts else sum(count for count in counts if count is not None)
+
+    @property
+    def waited(self) -> Mapping[str, float]:
+        """See ``PromptSource``."""
+        waited = dict(self._waited)
+        if self._waits is not None:
+            name, since = self._waits
+            waited[name] += time.monotonic() - since
+        return waited
+
+    def resume(self, ends: Sequence[End], record: Record) -> None:
+        """Goes on after ``ends``, and from now on lets ``record`` make an end last before anything is planned by it.
+
+        The end of the source that is left last is no such end: nobody took its places, and a file may yet grow.
+        """
+        for end in ends:
+            self._mixing.end(end.source, end.index)
+            self._tell_of_growth(end)
+        self._record = record
+
+    async def find_ends(self, start: int) -> None:
+        """Finds the ends before index ``start`` again where nothing recorded them. A function is asked for the item
+        before the one that is due; only if it has none, its items are counted from the beginning.
+        """
+        counts: dict[int, int] = {}
+        while len(self._mixing.alive) > 1:
+            wanted = self._mixing.items(start)
+            for number in self._mixing.alive - counts.keys():
+                if (count := await _count(self._parts[number].items, wanted[number])) is not None:
+                    counts[number] = count
+            short = [n for n in self._mixing.alive & counts.keys() if counts[n] < wanted[n]]
+            if not short:
+                return
+            index, number = min((self._mixing.index_of(n, counts[n]), n) for n in short)
+            self._mixing.end(number, index)
+
+    def begin(self, index: int) -> None:
+        """Starts fetching what ``index`` and its successors need."""
+        ended = {end.source for end in self._mixing.ends if end.index <= index}
+        for number, position in enumerate(self._mixing.items(index)):
+            if number not in ended:
+                self._parts[number].items.begin(position)
+        self._next = index
+
+    async def take(self, start: int, count: int) -> tuple[Prompt, ...]:
+        """See ``PromptSource``."""
+        await checkpoint()
+        if start != self._next:
+            self.begin(start)
+        prompts: list[Prompt] = []
+        while len(prompts) < count:
+            index = start + len(prompts)
+            place = self._mixing.place(index)
+            part = self._parts[place.source]
+            prompt = part.items.get(place.position)
+            if prompt is not None:
+                prompts.append(self._placed(prompt, index, part.name))
+            elif prompts or not await self._more(place, index):
+                break
+        self._next = start + len(prompts)
+        return tuple(prompts)
+
+    def _placed(self, prompt: Prompt, index: int, name: str) -> Prompt:
+        if prompt.index == index and prompt.source == name:
+            return prompt
+        return replace(prompt, index=index, seed=seeds.sampling_seed(self._seed, index, 1), source=name)
+
+    async def _more(self, place: Place, index: int) -> bool:
+        """Waits for the item of ``place``; if there is none, ends its source. False if there is no other source."""
+        part = self._parts[place.source]
+        self._waits = (part.name, time.monotonic())
+        try:
+            if await part.items.wait(place.position):
+                return True
+        finally:
+            self._waited = dict(self.waited)
+            self._waits = None
+        if len(self._mixing.alive) == 1:
+            return False
+        await self._record((*self._mixing.ends, End(place.source, index)))
+        self._mixing.end(place.source, index)
+        return True
+
+    def _tell_of_growth(self, end: End) -> None:
+        part = self._parts[end.source]
+        used = self._mixing.items(end.index)[end.source]
+        if part.items.count is not None and part.items.count > used:
+            self._tell(
+                f"source {part.name!r} ended after {used} prompts, at index {end.index}, and gave its places to the "
+                f"others; the {part.items.count - used} that were added since are not used"
+            )
+
+
+class _TemplateItems:
+    """``Items`` of the plan: without end, and with nothing to wait for."""
 
     count: int | None = None
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
 
-    async def take(self, start: int, count: int) -> tuple[Prompt, ...]:
+    def begin(self, position: int) -> None:
+        """There is nothing to fetch."""
+
+    def get(self, position: int) -> Prompt | None:
+        """The prompt of the plan, whose index is the position: words, condition and examples go by it."""
+        return self._plan.prompt(position)
+
+    async def wait(self, position: int) -> bool:  # noqa: ARG002  # any is here
+        """Returns at once."""
         await checkpoint()
-        return tuple([self._plan.prompt(index) for index in range(start, start + count)])
+        return True
 
 
-class _JsonlPrompts:
-    """Prompts of a JSON Lines file, read as they are asked for: at most a chunk's lines are held."""
+async def _count(items: Items, wanted: int) -> int | None:
+    """The number of items if it is known or less than ``wanted``; else None."""
+    if items.count is not None or wanted == 0:
+        return items.count
+    if await items.wait(wanted - 1):
+        items.get(wanted - 1)
+        return None
+    number = 0
+    while await items.wait(number):
+        items.get(number)
+        number += 1
+    return number
 
-    def __init__(self, file: AsyncBufferedReader, path: Path, config: Config, count: int) -> None:
-        # Lines that are appended while the run goes on were not checked: they are for the next one.
-        self.count: int | None = count
-        self._checked = count
-        self._file = file
-        self._path = path
-        self._config = config
-        self._rewind()
 
-    def _rewind(self) -> None:
-        self._cutter = LineCutter(self._path)
-        self._lines: deque[Line] = deque()
-        self._next = 0
-        self._ended = False
-
-    async def take(self, start: int, count: int) -> tuple[Prompt, ...]:
-        await checkpoint()
-        if start < self._next:
-            await self._file.seek(0)
-            self._rewind()
-        prompts: list[Prompt] = []
-        while len(prompts) < count and self._next < self._checked:
-            if not self._lines:
-                if self._ended:
-                    break
-                await self._read()
-                continue
-            line = self._lines.popleft()
-            self._next = line.number
-            if line.number > start:
-                prompts.append(read_prompt(line, self._path, self._config))
-        return tuple(prompts)
-
-    async def _read(self) -> None:
-        chunk = await self._file.read(CHUNK)
-        self._lines.extend(self._cutter.feed(chunk))
-        self._ended = not chunk
+async def _nobody(ends: Sequence[End]) -> None:
+    """Records nothing: whoever resumes finds the ends again."""

@@ -112,7 +112,7 @@ async def test_bom_crlf_blank_end_and_no_last_line_end(tmp_path: Path) -> None:
     async with open_source(jsonl(path)) as source:
         assert [prompt.messages[0]["content"] for prompt in await source.take(0, 9)] == ["a", "b"]
     path.write_bytes(b'{"prompt": "a"}\n{"prompt": "b"}')
-    assert check_inputs(jsonl(path)).prompts == 2
+    assert check_inputs(jsonl(path))[0].prompts == 2
 
 
 GOOD = '{"prompt": "x"}\n'
@@ -185,8 +185,15 @@ async def test_a_file_that_changed_meanwhile_is_noticed(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "prompts.jsonl", 3)
     async with open_source(jsonl(path)) as source:
         path.write_text(GOOD + "oops\n")
-        with pytest.raises(DataError, match=r"prompts\.jsonl:2: column 1: not JSON"):
-            await source.take(0, 3)
+        assert len(await source.take(0, 3)) == 1, "what is before it is taken first"
+        for _ in range(2):
+            with pytest.raises(DataError, match=r"prompts\.jsonl:2: column 1: not JSON"):
+                await source.take(1, 3)
+    async with open_source(jsonl(write_lines(path, 3))) as source:
+        path.write_text(GOOD)
+        assert len(await source.take(0, 3)) == 1
+        with pytest.raises(DataError, match=r"prompts\.jsonl:2: the file ends here; it had 3 prompts when"):
+            await source.take(1, 3)
 
 
 async def test_a_long_check_can_be_cancelled(tmp_path: Path) -> None:
@@ -233,12 +240,12 @@ def test_lines_do_not_depend_on_chunks(lines: list[bytes], data: st.DataObject) 
 
 
 def test_what_check_inputs_counts(tmp_path: Path) -> None:
-    found = check_inputs(Config())
+    (found,) = check_inputs(Config())
     assert (found.kind, found.prompts) == ("template", None)
     assert found.words > 3
     assert found.conditions > 3
     assert found.examples >= 8
-    assert check_inputs(jsonl(write_lines(tmp_path / "p.jsonl", 7))).prompts == 7
+    assert check_inputs(jsonl(write_lines(tmp_path / "p.jsonl", 7)))[0].prompts == 7
 
 
 def test_input_files(tmp_path: Path) -> None:

@@ -1,0 +1,123 @@
+"""Items of a source, fetched by a task of their own before they are asked for.
+
+The order of a run is fixed, so a slow source slows it; what can be done is to let every source work while another one
+is waited for. The buffer is small and bounded. The iterator of items lives and dies in its one task: it is closed there
+on every way out, cancellation included.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Protocol
+
+import anyio
+from anyio.abc import TaskGroup
+
+from asyncgen.records import Prompt
+
+__all__ = ["AHEAD", "Ahead", "Items"]
+
+AHEAD = 64
+"""Items that wait for a taker, at most."""
+
+
+class Items(Protocol):
+    """The prompts of one source by position; their ``index`` is the position too."""
+
+    count: int | None
+    """Items that there are; None if that is not known, or if they never end."""
+
+    def begin(self, position: int) -> None:
+        """Starts fetching at ``position``, which will be asked for first."""
+
+    def get(self, position: int) -> Prompt | None:
+        """Item ``position`` if it is here now."""
+
+    async def wait(self, position: int) -> bool:
+        """Waits until item ``position`` is here; False if the source ends before it. Raises what the source raised."""
+
+
+class Ahead:
+    """``Items`` of what ``open_at`` opens at a position. Any may be asked for; the next one is what is fast."""
+
+    def __init__(
+        self, open_at: Callable[[int], AsyncGenerator[Prompt, None]], group: TaskGroup, count: int | None = None
+    ) -> None:
+        self.count = count
+        self._open_at = open_at
+        self._group = group
+        self._fetch: _Fetch | None = None
+
+    def begin(self, position: int) -> None:
+        """See ``Items.begin``."""
+        if self._fetch is None or self._fetch.position != position:
+            if self._fetch is not None:
+                self._fetch.scope.cancel()
+            self._fetch = _Fetch(position)
+            self._group.start_soon(self._fetch.run, self._open_at)
+
+    def get(self, position: int) -> Prompt | None:
+        """See ``Items.get``."""
+        fetch = self._fetch
+        return None if fetch is None or fetch.position != position else fetch.pop()
+
+    async def wait(self, position: int) -> bool:
+        """See ``Items.wait``."""
+        before = self._fetch
+        self.begin(position)
+        if before is not None and before is not self._fetch:
+            await before.over.wait()  # two at once of what a user opens may be one too many
+        assert self._fetch is not None
+        return await self._fetch.wait()
+
+
+class _Fetch:
+    """One walk through the items, from a position on."""
+
+    def __init__(self, position: int) -> None:
+        self.position = position
+        """Of the next item to be popped."""
+        self.scope = anyio.CancelScope()
+        self.over = anyio.Event()
+        self._first = position
+        self._items: deque[Prompt] = deque()
+        self._failure: Exception | None = None
+        self._arrived = anyio.Event()
+        self._room = anyio.Event()
+
+    async def run(self, open_at: Callable[[int], AsyncGenerator[Prompt, None]]) -> None:
+        """The task. Never raises: what the source raises is said when the items before it are taken."""
+        try:
+            with self.scope:
+                async with aclosing(open_at(self._first)) as items:
+                    async for item in items:
+                        await self._put(item)
+        except Exception as failure:  # noqa: BLE001  # raised by ``wait``
+            self._failure = failure
+        finally:
+            self.over.set()
+            self._arrived.set()
+
+    def pop(self) -> Prompt | None:
+        if not self._items:
+            return None
+        self.position += 1
+        self._room.set()
+        return self._items.popleft()
+
+    async def wait(self) -> bool:
+        while not self._items and not self.over.is_set():
+            self._arrived = anyio.Event()
+            await self._arrived.wait()
+        if not self._items and self._failure is not None:
+            raise self._failure
+        return bool(self._items)
+
+    async def _put(self, item: Prompt) -> None:
+        self._items.append(item)
+        self._arrived.set()
+        while len(self._items) >= AHEAD:
+            self._room = anyio.Event()
+            await self._room.wait()
