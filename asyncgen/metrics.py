@@ -29,6 +29,8 @@ class Snapshot:
     """Indices rejected after all their attempts, earlier sessions included."""
     accepted_before: int = 0
     """Stories that were on disk when this session began."""
+    rejected_before: int = 0
+    """Those of ``rejected`` that earlier sessions wrote."""
     attempts: int = 0
     """Completions judged in this session."""
     accepted_attempts: int = 0
@@ -39,14 +41,19 @@ class Snapshot:
     """Of these, accepted."""
     tokens: int = 0
     """Tokens of the completions judged in this session."""
+    generated: int = 0
+    """Tokens generated in this session, those of rows in progress included."""
     seconds: float = 0.0
     """Since generation began."""
     busy_seconds: float = 0.0
     """Time the generator was at work."""
-    starved_seconds: float = 0.0
-    """Time the generator waited for prompts."""
+    starved_by: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    """Time the generator waited for prompts, by who had what it needed: ``prompts`` (sources, or their preparation),
+    ``validators`` or ``disk`` (the window was full, and nothing was waiting but what they held)."""
     batches: int = 0
     """Batches begun."""
+    rows_running: int = 0
+    """Prompts being generated now."""
     rows_filled: int = 0
     """Rows of all batches that held a prompt."""
     rows_offered: int = 0
@@ -57,6 +64,8 @@ class Snapshot:
     """Those of ``cells`` that were padding."""
     out_of_memory: int = 0
     """Batches that did not fit into memory and were tried again in parts."""
+    device_bytes: int = 0
+    """Memory of accelerators that the model's process holds; 0 without one."""
     source_seconds: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     """Time the producer waited for prompts, by source."""
     validator_seconds: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
@@ -68,8 +77,9 @@ class Snapshot:
     reasons: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     """Rejected attempts by kind of reason."""
     depths: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
-    """What waits where: ``prompts`` before the generator, ``completions``, ``judging`` (in validators of the user's),
-    ``verdicts``, ``in order`` (waiting for a lower index), and ``undecided`` of ``window``."""
+    """What waits where: ``prompts`` before the generator, groups of ``completions``, ``judging`` (in validators of the
+    user's), groups of ``verdicts``, ``in order`` (finished, waiting for a lower index), ``retries`` (prompts whose
+    earlier attempt was rejected, wherever they are), and ``undecided`` of ``window``."""
 
     @property
     def new(self) -> int:
@@ -87,16 +97,62 @@ class Snapshot:
         return self.new / self.seconds if self.seconds > 0 else 0.0
 
     @property
+    def new_rejected(self) -> int:
+        """Indices rejected for good in this session."""
+        return self.rejected - self.rejected_before
+
+    @property
     def busy(self) -> float:
         """Share of the time the generator was at work, in [0, 1]."""
-        return min(1.0, self.busy_seconds / self.seconds) if self.seconds > 0 else 0.0
+        return min(1.0, _share(self.busy_seconds, self.seconds))
+
+    @property
+    def starved_seconds(self) -> float:
+        """Time the generator waited for prompts."""
+        return sum(self.starved_by.values())
+
+    @property
+    def starved(self) -> float:
+        """Share of the time the generator waited for prompts, in [0, 1]."""
+        return min(1.0, _share(self.starved_seconds, self.seconds))
+
+    @property
+    def fill(self) -> float:
+        """Share of the rows of all batches that held a prompt."""
+        return _share(self.rows_filled, self.rows_offered)
+
+    @property
+    def padding(self) -> float:
+        """Share of the prompt tokens computed that were padding."""
+        return _share(self.padded_cells, self.cells)
+
+    @property
+    def acceptance(self) -> float:
+        """Share of the attempts that were accepted."""
+        return _share(self.accepted_attempts, self.attempts)
+
+    @property
+    def first_acceptance(self) -> float:
+        """Share of the first attempts that were accepted."""
+        return _share(self.accepted_first, self.first_attempts)
 
     @property
     def eta_seconds(self) -> float | None:
-        """Time to the goal at the pace so far; None if there is no goal or no pace yet."""
-        if self.goal is None or not self.new:
+        """Time to the goal; None if there is no goal or no pace yet.
+
+        Counts accepted completions, not stories on disk: what is finished and waits for a lower index is done, or one
+        early prompt that is tried again would make a run look slower than it is. Rows in progress count as far as their
+        tokens go, so the estimate falls steadily while a long batch runs. The last stories take as long as a batch
+        does, however few they are: never less than half of one, which is what is left of it on average.
+        """
+        if self.goal is None or not self.accepted_attempts or self.seconds <= 0:
             return None
-        return (self.goal - self.accepted) / self.stories_per_second
+        left = self.goal - self.accepted_before - self.accepted_attempts
+        if left <= 0:
+            return 0.0
+        begun = self.accepted_attempts * max(0.0, _share(self.generated, self.tokens) - 1)
+        pace = (self.accepted_attempts + begun) / self.seconds
+        return max((left - begun) / pace, _share(self.busy_seconds, self.batches) / 2)
 
     def __add__(self, other: Snapshot) -> Snapshot:
         goal = None if self.goal is None or other.goal is None else self.goal + other.goal
@@ -193,6 +249,10 @@ def duration(seconds: float) -> str:
         return f"{minutes} min {rest} s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min"
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole > 0 else 0.0
 
 
 def _added(one: Mapping[str, _Number], other: Mapping[str, _Number]) -> Mapping[str, _Number]:

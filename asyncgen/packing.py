@@ -9,13 +9,18 @@ producer has ended and no index is undecided, and ``Window`` is the one counter 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from types import MappingProxyType
 
 import anyio
 
 from asyncgen.records import Prompt
+
+_log = logging.getLogger(__name__)
 
 __all__ = ["PATIENCE", "Batch", "Bell", "PromptPool", "Waiting", "Window", "choose"]
 
@@ -172,6 +177,8 @@ class Window:
 
     def end(self) -> None:
         """Ends planning: the sources ended, the goal is reached, or the run is stopping."""
+        if not self.ended:
+            _log.info("planning has ended with %d prompts, %d of them decided", self.planned, self.decided)
         self.ended = True
         self.bell.ring()
 
@@ -190,6 +197,32 @@ class Window:
         return self.planned if self._last is None else min(self.planned, self._last + 1)
 
 
+class _Starving:
+    """A clock that runs while somebody waits, on the account of whose turn it is; ``tick`` when that changes."""
+
+    def __init__(self, whose_turn: Callable[[], str]) -> None:
+        self._whose_turn = whose_turn
+        self._seconds: dict[str, float] = {}
+        self._cause = ""
+        self._since = 0.0
+        self._waiters = 0
+
+    def tick(self, waiters: int = 0) -> None:
+        """Books the time so far; ``waiters`` more (or fewer) wait from now on."""
+        now = time.monotonic()
+        if self._waiters:
+            self._seconds[self._cause] = self._seconds.get(self._cause, 0.0) + self._waiters * (now - self._since)
+        self._since = now
+        self._waiters += waiters
+        if self._waiters:
+            self._cause = self._whose_turn()
+
+    def seconds(self) -> Mapping[str, float]:
+        """The accounts, up to now."""
+        self.tick()
+        return MappingProxyType(dict(self._seconds))
+
+
 class PromptPool:
     """The queue between producer and generator, and the packer: the generator asks for its next batch.
 
@@ -197,8 +230,10 @@ class PromptPool:
     a bounded queue is a deadlock. All methods belong to the event loop (threads come through ``anyio.from_thread``).
     """
 
-    def __init__(self, window: Window) -> None:
+    def __init__(self, window: Window, whose_turn: Callable[[], str] = lambda: "prompts") -> None:
+        """``whose_turn`` names, while ``take`` waits, who has what it waits for."""
         self._window = window
+        self._starving = _Starving(whose_turn)
         self._bell = window.bell
         self._waiting: dict[int, Prompt] = {}
         self._highest = window.decided - 1
@@ -206,6 +241,8 @@ class PromptPool:
         self._passed = 0
         self._urgent: int | None = None
         self._closed = False
+        self.retries = 0
+        """Next attempts that were put in."""
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -215,6 +252,15 @@ class PromptPool:
         """Whether ``take`` has nothing more to give."""
         return self._closed
 
+    @property
+    def starved_by(self) -> Mapping[str, float]:
+        """Seconds that takers waited, up to now, by whose turn it was."""
+        return self._starving.seconds()
+
+    def turn_changed(self) -> None:
+        """To be called when ``whose_turn`` changes without a ring of the bell."""
+        self._starving.tick()
+
     def put(self, prompts: Iterable[Prompt]) -> None:
         """Adds fresh prompts, or next attempts. A pool that drains or is closed lets go of what it does not want: the
         run is stopping, and an index that is not decided is planned again on resume.
@@ -222,6 +268,9 @@ class PromptPool:
         for prompt in prompts:
             if not self._closed and not (self._draining and prompt.index > self._highest):
                 self._waiting[prompt.index] = prompt
+                if prompt.attempt > 1:
+                    self.retries += 1
+                    _log.debug("index %d, attempt %d after: %s", prompt.index, prompt.attempt, prompt.history[-1])
         self._bell.ring()
 
     def take_nowait(self, rows: int, *, tokens: int | None = None, spread: float = 0.0) -> tuple[Prompt, ...]:
@@ -236,7 +285,11 @@ class PromptPool:
             batch = self._choose(rows, tokens, spread)
             if batch.positions and (batch.full or self._producer_cannot_add):
                 return self._remove(batch)
-            await self._bell.wait()
+            self._starving.tick(+1)
+            try:
+                await self._bell.wait()
+            finally:
+                self._starving.tick(-1)
         return ()
 
     def drain(self) -> None:

@@ -12,6 +12,7 @@ no send ever blocks. Knows nothing about signals, terminals or exit codes.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from types import MappingProxyType
@@ -38,6 +39,8 @@ from asyncgen.prompts import PromptSource
 from asyncgen.records import Completion, Prompt, Rejection, Story, Verdict
 from asyncgen.tasks import single_cause
 from asyncgen.validators import Validators, fingerprint64
+
+_log = logging.getLogger(__name__)
 
 __all__ = ["Flow", "Sink", "too_few_prompts"]
 
@@ -71,7 +74,7 @@ class Flow:
         self.backend = backend
         self.start = start
         self.window = Window(_window_size(config, backend), config.num_stories, start=start, accepted=accepted)
-        self.pool = PromptPool(self.window)
+        self.pool = PromptPool(self.window, self._whose_turn)
         self.metrics = Metrics()
         self.judge: Callable[[Completion], Verdict] = validators.judge
         repeats = Seen() if seen is None else seen
@@ -82,7 +85,8 @@ class Flow:
         self.source_failure: AsyncgenError | None = None
         """What ended planning: the item of a source that cannot be had, or an end that could not be recorded."""
         self.stopped = False
-        self._accepted_before = accepted
+        self._before = (accepted, rejected)
+        self._writing = False
         self._planning = anyio.CancelScope()
         self._threads = anyio.CapacityLimiter(1)  # our own, never the application's default tokens
         self._completions, self._completions_in = anyio.create_memory_object_stream[tuple[Completion, ...]](
@@ -114,6 +118,7 @@ class Flow:
         """Stops planning. Everything that was begun is finished and committed: what the generator holds, and what must
         be decided before it because output is in index order. What only waits is let go.
         """
+        _log.info("stopping: what was begun is finished")
         self.stopped = True
         self._planning.cancel()
         self.pool.drain()
@@ -198,9 +203,7 @@ class Flow:
             self.metrics.repeated(decisions.repeats)
             self.pool.put(decisions.retries)
             if decisions.records:
-                began = time.monotonic()
-                await sink(decisions.records)
-                self.metrics.disk_seconds += time.monotonic() - began
+                await self._hand_over(decisions.records, sink)
                 for record in decisions.records:
                     self.window.decide(accepted=isinstance(record, Story))
             if decisions.hopeless:
@@ -209,6 +212,27 @@ class Flow:
                     f"most frequent reasons: {_most_frequent(self.metrics)}",
                     hint="look at the rejected file; mend the template, the model or the validation, then run again",
                 )
+
+    async def _hand_over(self, records: Sequence[Story | Rejection], sink: Sink) -> None:
+        began = time.monotonic()
+        self._set_writing(True)
+        try:
+            await sink(records)
+        finally:
+            self._set_writing(False)
+            self.metrics.disk_seconds += time.monotonic() - began
+
+    def _set_writing(self, writing: bool) -> None:
+        self._writing = writing
+        self.pool.turn_changed()
+
+    def _whose_turn(self) -> str:
+        """Who has what the generator waits for. Nothing is in the generator then, so if no more may be planned, all
+        that is undecided is in the validators or on its way to disk.
+        """
+        if not (self.window.blocked or self.window.ended):
+            return "prompts"
+        return "disk" if self._writing and not self._completions.statistics().current_buffer_used else "validators"
 
     async def _close_pool_when_settled(self) -> None:
         """Ends the flow: the graph has a cycle, so closed streams alone never would. Also when cancelled: the
@@ -233,6 +257,7 @@ class Flow:
             "judging": 0,
             "verdicts": self._verdicts.statistics().current_buffer_used,
             "in order": len(self.ordering),
+            "retries": max(0, self.pool.retries - (self.metrics.attempts - self.metrics.first_attempts)),
             "undecided": self.window.undecided,
             "window": self.window.size,
         }
@@ -241,20 +266,25 @@ class Flow:
             goal=self.config.num_stories,
             accepted=self.ordering.accepted,
             rejected=self.ordering.rejected,
-            accepted_before=self._accepted_before,
+            accepted_before=self._before[0],
+            rejected_before=self._before[1],
             attempts=metrics.attempts,
             accepted_attempts=metrics.accepted_attempts,
             first_attempts=metrics.first_attempts,
             accepted_first=metrics.accepted_first,
             tokens=metrics.tokens,
+            generated=backend.tokens,
             seconds=metrics.seconds,
             busy_seconds=backend.busy_seconds,
+            starved_by=self.pool.starved_by,
             batches=backend.batches,
+            rows_running=backend.rows_running,
             rows_filled=backend.rows_filled,
             rows_offered=backend.rows_offered,
             cells=backend.cells,
             padded_cells=backend.padded_cells,
             out_of_memory=backend.out_of_memory,
+            device_bytes=backend.device_bytes,
             source_seconds=MappingProxyType(dict(self.source.waited)),
             validator_seconds=MappingProxyType(dict(metrics.validator_seconds)),
             validator_calls=MappingProxyType(dict(metrics.validator_calls)),

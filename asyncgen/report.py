@@ -6,9 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from asyncgen.bottleneck import SATURATED, bottleneck
 from asyncgen.metrics import Snapshot, duration
 
 __all__ = ["Outcome", "Report"]
+
+LONG_ENOUGH = 5.0
+"""Seconds from which it is worth saying what limited a run."""
 
 Outcome = Literal["complete", "stopped", "sources ended", "too many rejections"]
 
@@ -39,11 +43,24 @@ class Report:
                 f"  speed     {s.stories_per_second:.1f} stories/s, {s.tokens_per_second:,.0f} tokens/s; "
                 f"the generator was busy {s.busy:.0%} of the time"
             )
-            first = f"{s.accepted_first / s.first_attempts:.0%}" if s.first_attempts else "none"
-            lines.append(f"  quality   {first} of the prompts were accepted at the first attempt")
+            if limit := _limit(s):
+                lines.append(f"  limit     {limit}")
+            first = f"{s.first_acceptance:.0%}" if s.first_attempts else "none"
+            lines.append(
+                f"  accepted  {first} of the prompts at the first attempt, {s.acceptance:.0%} of {s.attempts} attempts"
+            )
         if s.reasons:
-            lines.append("  refused   " + ", ".join(f"{reason}: {count}" for reason, count in s.reasons.items()))
+            now = " (this time)" if s.accepted_before or s.rejected_before else ""
+            lines.append("  refused   " + ", ".join(f"{kind} {count}" for kind, count in s.reasons.items()) + now)
         lines.append(f"  stories   {self.output_path}")
         if s.rejected:
-            lines.append(f"  rejected  {self.rejected_path} ({s.rejected} failed all attempts)")
+            earlier = f", {s.rejected_before} of them earlier" if s.rejected_before else ""
+            lines.append(f"  rejected  {self.rejected_path} ({s.rejected} failed all attempts{earlier})")
         return "\n".join(lines)
+
+
+def _limit(snapshot: Snapshot) -> str:
+    """What kept the generator from its work, if anything did; a short run says nothing about it."""
+    if snapshot.busy >= SATURATED or snapshot.seconds < LONG_ENOUGH:
+        return ""
+    return f"{bottleneck(snapshot)} (the generator waited for prompts {snapshot.starved:.0%} of the time)"

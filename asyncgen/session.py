@@ -6,6 +6,7 @@ Opens what a run needs in the order in which it is cheap to refuse (inputs, mode
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -27,6 +28,8 @@ from asyncgen.report import Outcome, Report
 from asyncgen.tasks import in_thread, single_cause
 from asyncgen.validators import fingerprint64, open_validators
 from asyncgen.validators import input_files as validator_files
+
+_log = logging.getLogger(__name__)
 
 __all__ = ["Notice", "progress_on_disk", "run"]
 
@@ -69,6 +72,14 @@ async def run(
             async with open_output(config, inputs) as output:
                 if begin is not None:
                     begin(output.accepted)
+                _log.info(
+                    "%s %s at index %d, after %d stories and %d rejected prompts",
+                    output.places.stories,
+                    "goes on" if output.resumed else "begins",
+                    output.start,
+                    output.accepted,
+                    output.rejected,
+                )
                 for caution in cautions(config):
                     tell(caution)
                 for note in output.notes:
@@ -215,7 +226,11 @@ async def _nothing_to_come(config: Config, output: Output, told: Sequence[str]) 
 
 def _at_rest(config: Config, output: Output) -> Snapshot:
     return Snapshot(
-        goal=config.num_stories, accepted=output.accepted, rejected=output.rejected, accepted_before=output.accepted
+        goal=config.num_stories,
+        accepted=output.accepted,
+        rejected=output.rejected,
+        accepted_before=output.accepted,
+        rejected_before=output.rejected,
     )
 
 

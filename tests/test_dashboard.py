@@ -1,46 +1,43 @@
-"""What a person sees: bars in a terminal, plain lines elsewhere, a summary. Views only read snapshots."""
+"""What a person sees: bars in a terminal, plain lines elsewhere, nothing torn."""
 
 from __future__ import annotations
 
-import fcntl
 import io
 import os
-import pty
-import struct
-import subprocess
-import sys
-import termios
+import re
 from pathlib import Path
-from types import MappingProxyType
 
 import anyio
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from asyncgen.dashboard import bars, choose_view, plain_lines, tell
-from asyncgen.dashboard.views import figures
-from asyncgen.metrics import Snapshot, duration
-from asyncgen.report import Report
-from tests.programs import environment
+from asyncgen.dashboard.figures import figures
+from asyncgen.metrics import Snapshot
+from tests.programs import asyncgen, environment
+from tests.terminal import Terminal
+from tests.test_figures import SNAPSHOT
 
 pytestmark = pytest.mark.anyio
 
-SNAPSHOT = Snapshot(
-    goal=200,
-    accepted=60,
-    rejected=3,
-    accepted_before=10,
-    attempts=80,
-    accepted_attempts=50,
-    first_attempts=60,
-    accepted_first=45,
-    tokens=8000,
-    seconds=100.0,
-    busy_seconds=97.0,
-    reasons=MappingProxyType({"missing words": 20, "too short": 10}),
-    depths=MappingProxyType({"prompts": 5, "in order": 2, "undecided": 7, "window": 256}),
-)
+RUN = """
+import logging, sys
+from contextlib import nullcontext
+from pathlib import Path
+import anyio, asyncgen
+from asyncgen import logs
+from asyncgen.dashboard import choose_view, tell
+
+settings = ["backend={kind: echo, seconds_per_batch: 0.03, bad_share: 0.2}", "generation.batch_size=8"]
+config = asyncgen.load_config(None, [*settings, *sys.argv[2:]])
+tell("the beginning")
+with nullcontext() if sys.argv[1] == "silent" else logs.configure(sys.argv[1], Path("run.log")):
+    report = anyio.run(lambda: asyncgen.run(config, watch=choose_view(), notice=tell))
+tell(report.summary())
+"""
+"""A run with the view that its terminal gets, and log records of a level between the bars."""
+
+BAR = re.compile(r"^ *\d+%\|.*\| \d+/200( stories \[\d\d:\d\d(, (about .* left|nearly done))?\])?$")
+FIGURE = re.compile(r"^(generator|limit|waiting|accepted|refused|memory) {2,}\S")
 
 
 class Flow:
@@ -48,31 +45,9 @@ class Flow:
         return SNAPSHOT
 
 
-def test_rates_leave_out_what_earlier_sessions_made() -> None:
-    assert SNAPSHOT.new == 50
-    assert SNAPSHOT.stories_per_second == 0.5
-    assert SNAPSHOT.eta_seconds == 280.0
-    assert SNAPSHOT.busy == 0.97
-    assert Snapshot().eta_seconds is None
-    assert Snapshot(goal=5).tokens_per_second == 0.0
-
-
-@given(st.integers(0, 99), st.integers(0, 99), st.sampled_from(["a", "b"]), st.sampled_from(["b", "c"]))
-def test_snapshots_add_up(one: int, other: int, first: str, second: str) -> None:
-    total = Snapshot(goal=one, tokens=one, reasons={first: one}) + Snapshot(
-        goal=other, tokens=other, reasons={second: other}
-    )
-    assert (total.goal, total.tokens) == (one + other, one + other)
-    assert sum(total.reasons.values()) == one + other
-    assert (Snapshot(goal=None) + Snapshot(goal=3)).goal is None
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(3.21, "3.2 s"), (42.4, "42 s"), (200, "3 min 20 s"), (3600, "1 h 00 min"), (18_420, "5 h 07 min")],
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+def run_in_terminal(cwd: Path, level: str = "silent", *, stories: int = 200, **options: object) -> Terminal:
+    arguments = ["-c", RUN, level, f"num_stories={stories}"]
+    return Terminal(arguments, cwd, **options)  # type: ignore[arg-type]
 
 
 async def test_plain_lines_where_there_is_no_terminal() -> None:
@@ -80,8 +55,8 @@ async def test_plain_lines_where_there_is_no_terminal() -> None:
     with anyio.move_on_after(0.2):
         await plain_lines(out, every=0.05)(Flow())
     line = out.getvalue().splitlines()[0]
-    assert line.startswith("60 of 200 stories, about 4 min 40 s left | generator busy 97%, 80 tokens/s")
-    assert "missing words 20, too short 10" in line
+    assert line.startswith("60 of 200 stories, about 4 min 40 s left | generator busy 97%, starved 0%, 80 tokens/s now")
+    assert "refused missing words 20, too short 10 | memory " in line
 
 
 async def test_a_view_whose_terminal_is_gone_ends_in_peace() -> None:
@@ -100,39 +75,119 @@ async def test_bars_show_the_goal_the_figures_and_clean_up() -> None:
         await bars(out)(Flow())
     shown = out.getvalue()
     assert "60/200" in shown
-    for text in figures(SNAPSHOT):
-        assert text[:30] in shown
+    for figure in figures(SNAPSHOT):
+        assert figure.items[0] in shown
 
 
-def test_the_summary_says_what_was_made_and_where() -> None:
-    text = Report("complete", SNAPSHOT, Path("/x/s.jsonl"), Path("/x/s.rejected.jsonl")).summary()
-    assert text.startswith("complete: 60 of 200 stories, 50 of them made now in 1 min 40 s")
-    assert "75% of the prompts were accepted at the first attempt" in text
-    assert "/x/s.rejected.jsonl (3 failed all attempts)" in text
+@pytest.mark.parametrize("columns", [20, 60, 100, 200])
+def test_bars_fit_their_terminal_and_log_records_do_not_tear_them(tmp_path: Path, columns: int) -> None:
+    terminal = run_in_terminal(tmp_path, "debug", columns=columns, rows=40)
+    most_lines = 0
 
+    def look() -> None:
+        nonlocal most_lines
+        shown = [line for line in terminal.lines if FIGURE.match(line)]
+        most_lines = max(most_lines, len(shown))
+        assert len({line.split()[0] for line in shown}) == len(shown), "\n".join(terminal.lines)
+        assert sum("%|" in line for line in terminal.lines) <= 1, "\n".join(terminal.lines)
 
-@pytest.mark.parametrize("columns", [90, 0])
-def test_in_a_real_terminal_bars_are_drawn_if_they_fit(tmp_path: Path, columns: int) -> None:
-    main, terminal = pty.openpty()
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    settings = ["--set", "backend={kind: echo, seconds_per_batch: 0.1}", "--num-stories", "60"]
-    run = subprocess.Popen(
-        [sys.executable, "-m", "asyncgen", "run", *settings],
-        cwd=tmp_path,
-        env=environment(TERM="xterm"),
-        stdout=terminal,
-        stderr=terminal,
+    terminal.follow(each=look)
+    assert terminal.wait() == 0
+    assert most_lines >= (3 if columns == 200 else 5)
+    everything = terminal.raw.decode()
+    assert "committed" in everything.replace("\r\n", "")
+    bar = [at for at, line in enumerate(terminal.lines) if BAR.match(line)]
+    assert len(bar) == 1
+    assert "200/200" in terminal.lines[bar[0]]
+    assert not [line for line in terminal.lines if FIGURE.match(line) and not line.startswith("accepted  ")]
+    assert terminal.lines[bar[0] + 1].startswith(("complete: 200 of 200", "INFO ", "DEBUG "))
+    kept = (tmp_path / "run.log").read_text(encoding="utf-8")
+    assert re.search(
+        r"^\d{4}-\d\d-\d\d .* INFO asyncgen.session: .*stories.jsonl begins at index 0", kept, re.MULTILINE
     )
-    os.close(terminal)
-    shown = b""
-    while True:
-        try:
-            part = os.read(main, 65536)
-        except OSError:  # the other end is closed
-            break
-        shown += part
+    assert "DEBUG asyncgen.packing: index" in kept
+
+
+def test_a_terminal_may_change_its_size(tmp_path: Path) -> None:
+    terminal = run_in_terminal(tmp_path, columns=120, rows=30, stories=1000)
+
+    def drawn(columns: int) -> bool:
+        labels = [line.split()[0] for line in terminal.lines if FIGURE.match(line)]
+        bar = [line for line in terminal.lines if "%|" in line]
+        return [len(line) for line in bar] == [columns - 1] and labels.count("generator") == 1
+
+    terminal.follow(lambda: drawn(120))
+    for columns, rows in ((60, 30), (30, 12), (140, 40)):
+        terminal.resize(columns, rows)
+        terminal.follow(lambda columns=columns: drawn(columns))  # type: ignore[misc]
+        assert drawn(columns), "\n".join(terminal.lines)
+        assert max(map(len, terminal.lines)) < columns
+    terminal.follow()
+    assert terminal.wait() == 0
+    assert len([line for line in terminal.lines if "1000/1000" in line]) == 1
+    assert not [line for line in terminal.lines if line.startswith(("generator", "waiting", "memory"))]
+
+
+def test_few_rows_take_few_lines(tmp_path: Path) -> None:
+    terminal = run_in_terminal(tmp_path, columns=60, rows=6)
+    seen: set[str] = set()
+    terminal.follow(each=lambda: seen.update(line.split()[0] for line in terminal.lines if FIGURE.match(line)))
+    assert terminal.wait() == 0
+    assert {"generator", "limit", "waiting"} <= seen
+    assert "complete: 200 of 200" in terminal.raw.decode()
+
+
+@pytest.mark.parametrize(("columns", "env"), [(0, {}), (12, {}), (90, {"CI": "true"}), (90, {"TERM": "dumb"})])
+def test_bars_are_for_terminals_that_take_them(tmp_path: Path, columns: int, env: dict[str, str]) -> None:
+    terminal = run_in_terminal(tmp_path, columns=columns, env=env)
+    terminal.follow()
+    assert terminal.wait() == 0
+    assert b"\x1b" not in terminal.raw
+    assert b"%|" not in terminal.raw
+    assert b"complete: 200 of 200 stories" in terminal.raw
+
+
+@pytest.mark.parametrize(("env", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False), ({"NO_COLOR": ""}, True)])
+def test_colour_is_an_accent_that_can_be_switched_off(tmp_path: Path, env: dict[str, str], coloured: bool) -> None:
+    terminal = run_in_terminal(tmp_path, env=env)
+    terminal.follow()
+    assert terminal.wait() == 0
+    assert "200/200" in terminal.raw.decode()
+    assert (re.search(rb"\x1b\[[\d;]*m", terminal.raw) is not None) == coloured
+
+
+def test_a_terminal_without_unicode_gets_ascii(tmp_path: Path) -> None:
+    terminal = run_in_terminal(tmp_path, env={"PYTHONIOENCODING": "ascii", "NO_COLOR": "1"})
+    terminal.follow()
+    assert terminal.wait() == 0
+    assert "|####" in terminal.raw.decode("ascii")
+
+
+def test_a_run_outlives_its_terminal(tmp_path: Path) -> None:
+    terminal = run_in_terminal(tmp_path)
+    terminal.follow(lambda: any(line.startswith("memory") for line in terminal.lines))
+    terminal.vanish()
+    assert terminal.process.wait(60) == 0
+    assert len((tmp_path / "stories.jsonl").read_bytes().splitlines()) == 200
+
+
+async def test_quiet_is_quiet_and_plain_is_plain() -> None:
+    out = io.StringIO()
+    with anyio.fail_after(30):
+        await choose_view(out, quiet=True)(Flow())
+    assert out.getvalue() == ""
+    main, end = os.openpty()
+    with os.fdopen(end, "w") as terminal, anyio.move_on_after(0.2):
+        await choose_view(terminal, plain=True, every=0.05)(Flow())
+    shown = os.read(main, 4096).decode()
     os.close(main)
-    assert run.wait(60) == 0
-    text = shown.decode()
-    assert ("generator busy" in text) == ("60/60" in text) == (columns == 90)
-    assert "complete: 60 of 60 stories" in text
+    assert shown.startswith("60 of 200 stories, about")
+
+
+def test_in_a_pipe_there_are_lines(tmp_path: Path) -> None:
+    done = asyncgen(
+        "run", "--set", "backend={kind: echo}", "--num-stories", "20", cwd=tmp_path, env=environment(NO_COLOR="")
+    )
+    assert done.returncode == 0
+    assert "\x1b" not in done.stderr
+    assert "\r" not in done.stderr

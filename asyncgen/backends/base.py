@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 from anyio.streams.memory import MemoryObjectSendStream
@@ -48,19 +48,12 @@ class BackendSnapshot:
     """Those of ``cells`` that were padding or dummy rows."""
     out_of_memory: int = 0
     """Batches that did not fit into memory and were tried again in parts."""
+    device_bytes: int = 0
+    """Memory of accelerators that this process holds for it; 0 without one."""
 
     def __add__(self, other: BackendSnapshot) -> BackendSnapshot:
-        return BackendSnapshot(
-            self.busy_seconds + other.busy_seconds,
-            self.tokens + other.tokens,
-            self.batches + other.batches,
-            self.rows_running + other.rows_running,
-            self.rows_filled + other.rows_filled,
-            self.rows_offered + other.rows_offered,
-            self.cells + other.cells,
-            self.padded_cells + other.padded_cells,
-            self.out_of_memory + other.out_of_memory,
-        )
+        names = (each.name for each in fields(self))
+        return BackendSnapshot(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
 
 class Backend(Protocol):

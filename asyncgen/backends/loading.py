@@ -6,11 +6,13 @@ attention implementation nor generation settings are taken from the model's file
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -24,6 +26,8 @@ from asyncgen.backends.find import locate
 from asyncgen.backends.model_files import POSITION_FIELDS
 from asyncgen.config import AutoBackend, Config, StaticBackend
 from asyncgen.errors import ConfigError, ModelError
+
+_log = logging.getLogger(__name__)
 
 __all__ = ["Loaded", "load", "load_chat"]
 
@@ -61,6 +65,7 @@ def load(config: Config, backend: AutoBackend | StaticBackend) -> Loaded:
     """
     place = locate(config.model_name)
     device = _device(backend)
+    began = perf_counter()
     with _one_at_a_time(), _explained(config.model_name, place), _quiet():
         common = {"revision": backend.revision, "trust_remote_code": backend.trust_remote_code}
         tokenizer = AutoTokenizer.from_pretrained(place, **common)
@@ -72,7 +77,11 @@ def load(config: Config, backend: AutoBackend | StaticBackend) -> Loaded:
             f"the checkpoint {str(place)!r} lacks {len(missing)} of the model's weights, {missing[0]!r} among them",
             hint="they would be random numbers; save the model again, or correct its config.json",
         )
-    return _describe(model.eval(), tokenizer, config, _commit(place, backend.revision))
+    loaded = _describe(model.eval(), tokenizer, config, _commit(place, backend.revision))
+    took = perf_counter() - began
+    where = (loaded.device, model.dtype, loaded.context_length)
+    _log.info("%s loaded in %.1f s: on %s, %s, context of %d tokens", config.model_name, took, *where)
+    return loaded
 
 
 def load_chat(config: Config, backend: AutoBackend | StaticBackend) -> tuple[Chat, int]:

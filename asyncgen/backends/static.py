@@ -20,7 +20,9 @@ from __future__ import annotations
 
 import concurrent.futures
 import gc
+import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from time import perf_counter
 
@@ -41,6 +43,8 @@ from asyncgen.config import Config
 from asyncgen.errors import BackendFailed, ModelError, PromptRefused, PromptTooLong
 from asyncgen.packing import PromptPool
 from asyncgen.records import Completion, Message, Prepared, Prompt
+
+_log = logging.getLogger(__name__)
 
 __all__ = ["Static"]
 
@@ -65,6 +69,7 @@ class Static:
         self._check_template(config)
         self._budget = TokenBudget()
         self._meter = Meter()
+        self._gpus = {weight.device for weight in loaded.model.parameters() if weight.device.type == "cuda"}
         self._limiter = CapacityLimiter(1)
 
     def prepare(self, messages: Sequence[Message], max_new_tokens: int) -> Prepared:
@@ -96,7 +101,8 @@ class Static:
 
     def snapshot(self) -> BackendSnapshot:
         """See ``Backend.snapshot``."""
-        return self._meter.snapshot()
+        held = sum(torch.cuda.memory_reserved(gpu) for gpu in self._gpus)
+        return replace(self._meter.snapshot(), device_bytes=held) if held else self._meter.snapshot()
 
     def close(self) -> None:
         """Frees the model; blocks for as long as a garbage collection."""
@@ -172,6 +178,7 @@ class Static:
                 if not _is_out_of_memory(error):
                     raise BackendFailed(f"the model failed: {type(error).__name__}: {error}") from error
                 self._meter.out_of_memory()
+                _log.info("%d rows of %d tokens did not fit into memory", rows, _cells_per_row(part))
         return None
 
     def _generate(self, part: Sequence[Prompt], rows: int, length: int, began: float) -> list[Completion]:
@@ -200,6 +207,7 @@ class Static:
                 logits_processor=LogitsProcessorList([chooser]),
                 stopping_criteria=StoppingCriteriaList([watch]),
             )
+        _log.debug("%d prompts in %d rows of %d tokens took %.2f s", len(part), rows, length, perf_counter() - began)
         return [answer.completion(self._chat) for answer in answers]
 
     def _check_template(self, config: Config) -> None:

@@ -15,6 +15,7 @@ is, which is true of the files still.
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -37,6 +38,8 @@ from asyncgen.output.recovery import Mark
 from asyncgen.output.thread import DiskThread, disk_thread, locked
 from asyncgen.records import Rejection, Story
 from asyncgen.tasks import single_cause
+
+_log = logging.getLogger(__name__)
 
 __all__ = ["GROUP_SECONDS", "MANIFEST_SECONDS", "Output", "open_output"]
 
@@ -235,6 +238,7 @@ class Output:
             async with self._whole():
                 await self._commit(state or ("complete" if self.complete else "stopped"))
         self._closed = True
+        _log.info("%s closed with %d stories, %d rejected prompts", self._places.stories, self.accepted, self.rejected)
 
     def _encode(self, records: Sequence[Story | Rejection]) -> tuple[_Group, Mark]:
         group = _Group()
@@ -284,6 +288,7 @@ class Output:
         await self._pair.sync()
         self._committed, self._committed_at = self._written, time.monotonic()
         self._committed_reasons = Counter(self._reasons)
+        _log.debug("committed %d stories, %d rejected prompts", self.accepted, self.rejected)
         if last is not None or self._committed_at - self._manifest_at >= MANIFEST_SECONDS:
             await self._thread.run(manifests.replace, self._places.manifest, self._manifest_now(last or "running"))
             self._manifest_at = time.monotonic()

@@ -1,0 +1,97 @@
+"""Which stage holds the others up, as a pure function of two snapshots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from types import MappingProxyType
+from typing import Any
+
+from asyncgen.metrics import Snapshot
+
+__all__ = ["SATURATED", "bottleneck", "since"]
+
+SATURATED = 0.9
+"""Share of the time at work from which the generator is what limits a run: as it should be."""
+WELL_FILLED = 0.6
+"""Share of rows that hold a prompt below which a busy generator could do more."""
+
+_STATES = ("goal", "accepted_before", "rejected_before", "rows_running", "device_bytes", "depths")
+
+
+def since(snapshot: Snapshot, earlier: Snapshot) -> Snapshot:
+    """What happened between two snapshots of one run: counters and clocks subtracted, states as they are now."""
+    changes: dict[str, Any] = {}
+    for name in (each.name for each in fields(Snapshot) if each.name not in _STATES):
+        now, then = getattr(snapshot, name), getattr(earlier, name)
+        if isinstance(now, Mapping):
+            changes[name] = MappingProxyType({key: value - then.get(key, 0) for key, value in now.items()})
+        else:
+            changes[name] = now - then
+    return replace(snapshot, **changes)
+
+
+def bottleneck(snapshot: Snapshot, earlier: Snapshot | None = None) -> str:
+    """What limits the run since ``earlier`` (its beginning unless given), in words; empty if nothing can be said yet.
+
+    A generator that is at work nine tenths of the time is the limit itself, unless it works on next to nothing because
+    finished stories wait for an earlier one. Else it is who it waits for: a source, the preparation of prompts, a
+    validator, the disk. What is neither work nor waiting is the event loop's: somebody blocks it.
+    """
+    lately = since(snapshot, Snapshot() if earlier is None else earlier)
+    if lately.seconds <= 0 or not snapshot.batches:
+        return ""
+    if held_up := _held_up(snapshot, lately):
+        return held_up
+    if lately.busy >= SATURATED:
+        sparse = lately.rows_offered > 0 and lately.fill < WELL_FILLED
+        return f"the generator, with batches {lately.fill:.0%} full" if sparse else "the generator (good)"
+    idle = lately.seconds - lately.busy_seconds
+    if lately.starved_seconds < idle / 2:
+        return _who_blocks(lately, idle)
+    match max(lately.starved_by, key=lambda cause: lately.starved_by[cause]):
+        case "disk":
+            return "the disk"
+        case "validators":
+            return _slowest_validator(lately)
+        case _:
+            return _slow_prompts(lately)
+
+
+def _held_up(snapshot: Snapshot, lately: Snapshot) -> str:
+    """When nothing more may be planned and most of what is undecided is finished but for a lower index."""
+    depths = snapshot.depths
+    undecided, finished, window = (depths.get(name, 0) for name in ("undecided", "in order", "window"))
+    may_plan = undecided < window and (snapshot.goal is None or snapshot.accepted + undecided < snapshot.goal)
+    late = undecided - finished
+    rows = _rows(lately) or _rows(snapshot)
+    if may_plan or not 0 < late < min(finished, rows / 2):
+        return ""
+    who = "one prompt" if late == 1 else f"{late} prompts"
+    retries = depths.get("retries", 0)
+    again = " tried again" if retries >= late else f" ({retries} tried again)" if retries else ""
+    return f"{who}{again} {'holds' if late == 1 else 'hold'} up {finished} finished ones"
+
+
+def _rows(snapshot: Snapshot) -> float:
+    return snapshot.rows_offered / snapshot.batches if snapshot.batches > 0 else 0.0
+
+
+def _who_blocks(lately: Snapshot, idle: float) -> str:
+    """The generator neither works nor waits for prompts: it waits for the event loop."""
+    name, seconds = _most(lately.validator_seconds)
+    return f"validator {name}" if seconds >= idle / 2 else "the event loop"
+
+
+def _slowest_validator(lately: Snapshot) -> str:
+    name, seconds = _most(lately.validator_seconds)
+    return f"validator {name}" if seconds > 0 else "the validators"
+
+
+def _slow_prompts(lately: Snapshot) -> str:
+    name, seconds = _most(lately.source_seconds)
+    return f"source {name}" if seconds >= lately.starved_seconds / 2 else "preparing prompts"
+
+
+def _most(seconds: Mapping[str, float]) -> tuple[str, float]:
+    return max(seconds.items(), key=lambda item: item[1], default=("", 0.0))

@@ -1,0 +1,311 @@
+"""Snapshots in words: rates, the estimate, what limits a run, and lines that fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from types import MappingProxyType
+from unicodedata import east_asian_width
+
+import anyio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asyncgen.backends import open_backend
+from asyncgen.bottleneck import bottleneck, since
+from asyncgen.dashboard.figures import Figure, Memory, figures, lay_out, one_line, printable, size, time_left
+from asyncgen.metrics import Snapshot, duration
+from asyncgen.packing import PromptPool, Window
+from asyncgen.pipeline import Flow
+from asyncgen.prompts import open_source
+from asyncgen.records import Prompt
+from asyncgen.report import Report
+from tests.flows import Finite, config_for
+
+SNAPSHOT = Snapshot(
+    goal=200,
+    accepted=60,
+    rejected=3,
+    accepted_before=10,
+    rejected_before=1,
+    attempts=80,
+    accepted_attempts=50,
+    first_attempts=60,
+    accepted_first=45,
+    tokens=8000,
+    generated=8000,
+    seconds=100.0,
+    busy_seconds=97.0,
+    batches=10,
+    rows_filled=80,
+    rows_offered=160,
+    cells=1000,
+    padded_cells=120,
+    reasons=MappingProxyType({"missing words": 20, "too short": 10}),
+    depths=MappingProxyType({"prompts": 5, "in order": 2, "undecided": 7, "window": 256}),
+)
+
+# Rates and the estimate.
+
+
+def test_rates_leave_out_what_earlier_sessions_made() -> None:
+    assert (SNAPSHOT.new, SNAPSHOT.new_rejected) == (50, 2)
+    assert SNAPSHOT.stories_per_second == 0.5
+    assert (SNAPSHOT.busy, SNAPSHOT.fill, SNAPSHOT.padding) == (0.97, 0.5, 0.12)
+    assert (SNAPSHOT.acceptance, SNAPSHOT.first_acceptance) == (0.625, 0.75)
+    assert Snapshot(goal=5).tokens_per_second == 0.0
+    assert Snapshot().busy == Snapshot().fill == Snapshot().padding == Snapshot().acceptance == 0.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "seconds"),
+    [
+        ({}, 280.0),  # 140 to go at one in two seconds
+        ({"accepted": 10}, 280.0),  # all 50 wait for an early one: the pace is the same
+        ({"generated": 8160}, 272.549),  # a row is about done: one more at a pace of 51 in 100 s
+        ({"goal": 61}, 4.85),  # one to go: half of a batch's 9.7 s
+        ({"goal": 60}, 0.0),
+        ({"tokens": 0, "generated": 0}, 280.0),  # a backend that counts no tokens
+        ({"goal": None}, None),
+        ({"accepted_attempts": 0}, None),
+        ({"seconds": 0.0}, None),
+    ],
+)
+def test_the_estimate(changes: Mapping[str, object], seconds: float | None) -> None:
+    eta = replace(SNAPSHOT, **changes).eta_seconds  # type: ignore[arg-type]
+    assert eta == (None if seconds is None else pytest.approx(seconds, abs=0.001))
+
+
+@given(
+    goal=st.integers(1, 10**6),
+    accepted=st.integers(0, 10**6),
+    new=st.integers(0, 10**6),
+    tokens=st.integers(0, 10**6),
+    more=st.integers(0, 10**6),
+    seconds=st.floats(0, 1e7),
+)
+def test_the_estimate_is_never_negative_and_falls_as_tokens_come(
+    goal: int, accepted: int, new: int, tokens: int, more: int, seconds: float
+) -> None:
+    now = Snapshot(
+        goal=goal, accepted_before=accepted, accepted_attempts=new, tokens=tokens, generated=tokens, seconds=seconds
+    )
+    eta, later = now.eta_seconds, replace(now, generated=tokens + more).eta_seconds
+    assert (eta is None) == (later is None) == (new == 0 or seconds == 0)
+    if eta is not None and later is not None:
+        assert 0 <= later <= eta
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(3.21, "3.2 s"), (42.4, "42 s"), (200, "3 min 20 s"), (3600, "1 h 00 min"), (18_420, "5 h 07 min")],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+# Snapshots add up, and can be subtracted.
+
+NUMBERS = st.integers(0, 99)
+SNAPSHOTS = st.builds(
+    Snapshot,
+    **{
+        each.name: st.dictionaries(st.sampled_from(["prompts", "validators", "disk", "in order", "window"]), NUMBERS)
+        if "Mapping" in str(each.type)
+        else NUMBERS
+        for each in fields(Snapshot)
+    },
+)
+
+
+@given(SNAPSHOTS, SNAPSHOTS)
+def test_what_two_snapshots_add_up_to_less_one_is_the_other(one: Snapshot, other: Snapshot) -> None:
+    total = one + other
+    assert (total.goal, total.tokens) == ((one.goal or 0) + (other.goal or 0), one.tokens + other.tokens)
+    assert sum(total.reasons.values()) == sum(one.reasons.values()) + sum(other.reasons.values())
+    lately = since(total, one)
+    assert lately.tokens == other.tokens
+    assert {name: n for name, n in lately.starved_by.items() if n} == {k: n for k, n in other.starved_by.items() if n}
+    assert (Snapshot(goal=None) + Snapshot(goal=3)).goal is None
+
+
+# What limits the run.
+
+AT_WORK = Snapshot(seconds=10, busy_seconds=9.5, batches=5, rows_offered=80, rows_filled=78)
+IDLE = replace(AT_WORK, busy_seconds=4)
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "limit"),
+    [
+        (Snapshot(), ""),
+        (Snapshot(seconds=3), ""),  # no batch yet
+        (AT_WORK, "the generator (good)"),
+        (replace(AT_WORK, rows_filled=30), "the generator, with batches 38% full"),
+        (replace(IDLE, starved_by={"disk": 5, "prompts": 1}), "the disk"),
+        (replace(IDLE, starved_by={"prompts": 5}), "preparing prompts"),
+        (
+            replace(IDLE, starved_by={"prompts": 5}, source_seconds={"template": 0.1, "prompts.jsonl": 4.8}),
+            "source prompts.jsonl",
+        ),
+        (
+            replace(IDLE, starved_by={"validators": 5}, validator_seconds={"built-in": 0.2, "kindness": 80}),
+            "validator kindness",
+        ),
+        (replace(IDLE, starved_by={"validators": 5}), "the validators"),
+        (replace(IDLE, validator_seconds={"kindness": 5.5}), "validator kindness"),  # it blocks the loop
+        (IDLE, "the event loop"),
+        (
+            replace(
+                AT_WORK, goal=100, accepted=60, depths={"undecided": 40, "in order": 39, "retries": 1, "window": 256}
+            ),
+            "one prompt tried again holds up 39 finished ones",
+        ),
+        (
+            replace(AT_WORK, depths={"undecided": 256, "in order": 253, "retries": 1, "window": 256}),
+            "3 prompts (1 tried again) hold up 253 finished ones",
+        ),
+        (
+            replace(AT_WORK, depths={"undecided": 256, "in order": 240, "window": 256}),  # a whole batch is at work
+            "the generator (good)",
+        ),
+        (
+            replace(AT_WORK, depths={"undecided": 40, "in order": 39, "window": 256}),  # more may be planned
+            "the generator (good)",
+        ),
+    ],
+)
+def test_what_limits_a_run(snapshot: Snapshot, limit: str) -> None:
+    assert bottleneck(snapshot) == limit
+    before = replace(AT_WORK, seconds=1000, busy_seconds=1)
+    lately = replace(before + snapshot, depths=snapshot.depths, goal=snapshot.goal)
+    if limit:
+        assert bottleneck(lately, before) == limit, "what was before does not count"
+
+
+@given(SNAPSHOTS, SNAPSHOTS)
+def test_there_is_always_something_to_show(one: Snapshot, other: Snapshot) -> None:
+    shown = figures(one + other, one, Memory(5, 6))
+    assert [figure.label for figure in shown][:4] == ["generator", "limit", "waiting", "accepted"]
+    assert all(figure.items and all(figure.items) for figure in shown)
+
+
+async def _run(config_changes: dict[str, object], sink_seconds: float = 0, source_seconds: float = 0) -> Flow:
+    config = config_for(num_stories=None, **config_changes)
+
+    class Slow(Finite):
+        async def take(self, start: int, count: int) -> tuple[Prompt, ...]:
+            await anyio.sleep(source_seconds)
+            return await super().take(start, min(count, 2))
+
+    async def sink(_: object) -> None:
+        await anyio.sleep(sink_seconds)
+
+    async with open_source(config) as source, open_backend(config) as backend:
+        flow = Flow(config, Slow(source, 30), backend)
+        await flow.run(sink)
+        return flow
+
+
+@pytest.mark.anyio
+async def test_a_flow_knows_whom_its_generator_waits_for() -> None:
+    tight: dict[str, object] = {"window": 4, "generation": {"batch_size": 2}}
+    slow_source = (await _run(tight, source_seconds=0.04)).snapshot()
+    slow_disk = (await _run(tight, sink_seconds=0.04)).snapshot()
+    assert max(slow_source.starved_by, key=lambda cause: slow_source.starved_by[cause]) == "prompts"
+    assert bottleneck(slow_disk) == "the disk"
+    assert 0 < slow_source.starved <= 1
+    assert slow_source.busy + slow_source.starved <= 1.01
+
+
+@pytest.mark.anyio
+async def test_waiting_is_counted_while_it_lasts_and_when_it_is_cancelled() -> None:
+    pool = PromptPool(Window(8, None), lambda: "disk")
+    async with anyio.create_task_group() as group:
+        group.start_soon(pool.take, 2)
+        await anyio.wait_all_tasks_blocked()
+        one = pool.starved_by["disk"]
+        await anyio.sleep(0.01)
+        two = pool.starved_by["disk"]
+        assert one < two
+        group.cancel_scope.cancel()
+    three = pool.starved_by["disk"]
+    await anyio.sleep(0.01)
+    assert two <= three == pool.starved_by["disk"]
+
+
+# Lines.
+
+
+def test_every_figure_is_there() -> None:
+    text = one_line(SNAPSHOT, figures(SNAPSHOT, None, Memory(512_000_000, 14_200_000_000)))
+    assert text.split(" | ") == [
+        "60 of 200 stories, about 4 min 40 s left",
+        "generator busy 97%, starved 0%, 80 tokens/s now, 80 overall, batches 50% full, padding 12%",
+        "limit the generator, with batches 50% full",
+        "waiting prompts 5, completions 0, judging 0, verdicts 0, in order 2, undecided 7 of 256",
+        "accepted 62% of 80 attempts, 75% of first ones, 2 prompts given up (3 with earlier sessions)",
+        "refused missing words 20, too short 10",
+        "memory 512 MB, peak 14.2 GB",
+    ]
+    held = figures(replace(SNAPSHOT, device_bytes=3_000_000, out_of_memory=2))
+    assert held[-1] == Figure("memory", ("GPU 3 MB",))
+    assert "out of memory 2" in held[0].items
+    assert time_left(replace(SNAPSHOT, goal=60)) == ""
+    assert time_left(replace(SNAPSHOT, goal=62, accepted_attempts=52)) == "nearly done"
+    assert size(999_600_000) == "1000 MB"
+
+
+def test_tokens_now_are_those_of_late() -> None:
+    later = replace(SNAPSHOT, seconds=110.0, generated=9000)
+    assert figures(later, SNAPSHOT)[0].items[2:4] == ("100 tokens/s now", "82 overall")
+
+
+WORDS = st.text(st.characters(codec="utf-8", exclude_categories=["C", "M", "Z"]), min_size=1, max_size=30)
+
+
+@given(
+    st.lists(st.builds(Figure, st.sampled_from(["generator", "limit"]), st.lists(WORDS, min_size=1).map(tuple))),
+    st.integers(1, 300),
+    st.integers(0, 20),
+)
+def test_no_line_is_too_long_and_none_is_too_many(shown: list[Figure], columns: int, most: int) -> None:
+    lines = lay_out(shown, columns, most)
+    assert len(lines) <= most
+    for line in lines:
+        assert sum(1 + (east_asian_width(character) in "WF") for character in line) <= columns
+
+
+def test_what_does_not_fit_is_left_out_from_the_end() -> None:
+    figure = Figure("waiting", ("prompts 5", "completions 0", "in order 2"))
+    assert lay_out([figure], 100, 5) == ["waiting    prompts 5, completions 0, in order 2"]
+    assert lay_out([figure], 40, 5) == ["waiting    prompts 5, completions 0", "           in order 2"]
+    assert lay_out([figure], 40, 1) == ["waiting    prompts 5, completions 0"]
+    assert lay_out([figure], 24, 5) == ["waiting    prompts 5", "           completions 0"]
+    assert lay_out([figure] * 3, 200, 5)[0].count("waiting") == 2
+    assert lay_out([Figure("limit", ("validator with a long name",))], 30, 5) == ["limit      validator with a .."]
+
+
+def test_what_a_stream_cannot_say_is_a_question_mark() -> None:
+    assert printable("nai\u0308ve\n\x1b[31m", "ascii") == "nai?ve??[31m"
+    assert printable("naïve", "utf-8") == printable("naïve", None) == "naïve"
+
+
+# The summary.
+
+
+def test_the_summary_says_what_was_made_and_where() -> None:
+    text = Report("complete", SNAPSHOT, Path("/x/s.jsonl"), Path("/x/s.rejected.jsonl")).summary()
+    assert text.startswith("complete: 60 of 200 stories, 50 of them made now in 1 min 40 s")
+    assert "75% of the prompts at the first attempt, 62% of 80 attempts" in text
+    assert "missing words 20, too short 10 (this time)" in text
+    assert "/x/s.rejected.jsonl (3 failed all attempts, 1 of them earlier)" in text
+    assert "limit" not in text
+
+
+def test_the_summary_names_what_held_the_generator_up() -> None:
+    held = replace(SNAPSHOT, busy_seconds=41, starved_by={"validators": 58.0}, validator_seconds={"kindness": 300.0})
+    text = Report("complete", held, Path("s.jsonl"), Path("r.jsonl")).summary()
+    assert "limit     validator kindness (the generator waited for prompts 58% of the time)" in text

@@ -1,0 +1,35 @@
+"""A notebook, executed headless: bars in the output of its cell."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+from tests.programs import environment
+
+CELLS = (
+    "import asyncgen\nconfig = asyncgen.load_config(None, ['backend={kind: echo}', 'num_stories=60'])",
+    "report = await asyncgen.run(config, watch=asyncgen.progress())",
+    "print(report.summary())",
+)
+
+
+def test_a_notebook_shows_bars(tmp_path: Path) -> None:
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in CELLS])
+    client = NotebookClient(notebook, timeout=100, resources={"metadata": {"path": str(tmp_path)}})
+    client.execute(env=environment(IPYTHONDIR=str(tmp_path / "ipython"), JUPYTER_RUNTIME_DIR=str(tmp_path / "run")))
+    _, run, summary = notebook.cells
+    assert not [output for output in run.outputs if output.output_type in ("stream", "error")]
+    kinds = [set(output.data) for output in run.outputs if output.output_type == "display_data"]
+    assert kinds == [{"text/plain", "application/vnd.jupyter.widget-view+json"}] * 2
+    widgets = notebook.metadata.widgets["application/vnd.jupyter.widget-state+json"].state.values()
+    values = [str(widget.state.get("value", "")) for widget in widgets]
+    assert "60.0" in values, "the bar is full"
+    assert any("60/60" in value for value in values)
+    assert any("<td>generator</td><td>busy " in value for value in values)
+    assert "complete: 60 of 60 stories" in summary.outputs[0].text
+    assert (tmp_path / "stories.jsonl").exists()
+    assert os.listdir(tmp_path)
