@@ -28,6 +28,7 @@ model: $(TEST_STAMP)  ## train the bundled model again, from its corpus to its w
 
 bench: $(TEST_STAMP)  ## what the README's numbers come from
 	$(BIN)/python -m benchmarks.pipeline
+	$(BIN)/python -m benchmarks.dashboard_cost
 
 clean:
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

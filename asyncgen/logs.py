@@ -56,7 +56,7 @@ class _Screen(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """See ``logging.Handler.emit``."""
-        _take_over(record.name.partition(".")[0], self)
+        _take_over(record.name.partition(".")[0])
         try:
             tell(self.format(record))
         except Exception:  # noqa: BLE001  # what logging does with a record whose arguments are wrong
@@ -93,6 +93,7 @@ def _heard_by(handlers: Sequence[logging.Handler], name: str) -> Iterator[None]:
     """The logger ``name`` writes to ``handlers``, and to those alone if it is one of others."""
     logger = logging.getLogger(name)
     before = list(logger.handlers)
+    _take_over(name)
     for handler in handlers:
         logger.addHandler(handler)
     try:
@@ -104,15 +105,14 @@ def _heard_by(handlers: Sequence[logging.Handler], name: str) -> Iterator[None]:
             logger.addHandler(handler)
 
 
-def _take_over(name: str, screen: logging.Handler) -> None:
-    """Takes away the handlers that transformers and huggingface_hub give themselves when they are imported: they write
-    to standard error, in the middle of the bars, what is shown here anyway.
+def _take_over(name: str) -> None:
+    """Takes away the handlers that transformers and huggingface_hub give themselves when they are imported, which may be
+    later than now: they write to standard error, in the middle of the bars, what is shown here anyway.
     """
     logger = logging.getLogger(name)
-    if name in OTHERS and screen in logger.handlers:
-        for handler in list(logger.handlers):
-            if type(handler) is logging.StreamHandler:
-                logger.removeHandler(handler)
+    for handler in list(logger.handlers) if name in OTHERS else ():
+        if type(handler) is logging.StreamHandler:
+            logger.removeHandler(handler)
 
 
 @contextmanager

@@ -270,7 +270,7 @@ class PromptPool:
                 self._waiting[prompt.index] = prompt
                 if prompt.attempt > 1:
                     self.retries += 1
-                    _log.debug("index %d, attempt %d after: %s", prompt.index, prompt.attempt, prompt.history[-1])
+                    _log.debug("index %d, attempt %d after: %s", prompt.index, prompt.attempt, prompt.history[-1:])
         self._bell.ring()
 
     def take_nowait(self, rows: int, *, tokens: int | None = None, spread: float = 0.0) -> tuple[Prompt, ...]:

@@ -22,6 +22,7 @@ from asyncgen.pipeline import Flow
 from asyncgen.prompts import open_source
 from asyncgen.records import Prompt
 from asyncgen.report import Report
+from asyncgen.validators import open_validators
 from tests.flows import Finite, config_for
 
 SNAPSHOT = Snapshot(
@@ -204,7 +205,7 @@ async def _run(config_changes: dict[str, object], sink_seconds: float = 0, sourc
         await anyio.sleep(sink_seconds)
 
     async with open_source(config) as source, open_backend(config) as backend:
-        flow = Flow(config, Slow(source, 30), backend)
+        flow = Flow(config, Slow(source, 30), backend, open_validators(config))
         await flow.run(sink)
         return flow
 

@@ -21,8 +21,12 @@ def _handlers() -> list[object]:
     ]
 
 
-def test_records_are_shown_and_kept_with_their_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_records_are_shown_and_kept_with_their_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "run.log"
+    library = logging.StreamHandler(sys.stderr)
+    monkeypatch.setattr(logging.getLogger("huggingface_hub"), "handlers", [library])  # as after its import
     before = _handlers()
     with logs.configure("info", file):
         logging.getLogger("asyncgen.session").info("begun with %d", 3)
