@@ -106,7 +106,7 @@ def _heard_by(handlers: Sequence[logging.Handler], name: str) -> Iterator[None]:
 
 
 def _take_over(name: str) -> None:
-    """Takes away the handlers that transformers and huggingface_hub give themselves when they are imported, which may be
+    """Takes away the handlers that transformers and huggingface_hub give themselves when imported, which may be
     later than now: they write to standard error, in the middle of the bars, what is shown here anyway.
     """
     logger = logging.getLogger(name)

@@ -18,7 +18,8 @@ CELLS = (
 
 def test_a_notebook_shows_bars(tmp_path: Path) -> None:
     cells = [{"cell_type": "code", "source": cell, "metadata": {}, "outputs": []} for cell in CELLS]
-    notebook = nbformat.from_dict({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 4})
+    content = {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 4}
+    notebook = nbformat.from_dict(content)  # type: ignore[no-untyped-call]  # nbformat is typed in parts
     client = NotebookClient(notebook, timeout=100, resources={"metadata": {"path": str(tmp_path)}})
     client.execute(env=environment(IPYTHONDIR=str(tmp_path / "ipython"), JUPYTER_RUNTIME_DIR=str(tmp_path / "run")))
     _, run, summary = notebook.cells
