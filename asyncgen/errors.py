@@ -13,7 +13,7 @@
     │   ├── ResumeRefused         the configuration differs from the one that began this output
     │   └── OutputFailed          the disk failed; everything committed is safe, the run can be resumed
     ├── RunStopped                the run ended short of its goal; everything decided is on disk
-    │   ├── TooManyRejections     more than max_rejection_rate of the last indices were rejected
+    │   ├── TooManyRejections     more than max_rejection_rate of the last indices were rejected, or a check failed
     │   └── SourcesEnded          the sources ended before num_stories were accepted
     └── BackendFailed             generation failed in a way no retry can mend
 
@@ -121,7 +121,9 @@ class RunStopped(AsyncgenError):
 
 
 class TooManyRejections(RunStopped):
-    """More than ``max_rejection_rate`` of the last decided indices were rejected."""
+    """More than ``max_rejection_rate`` of the last decided indices were rejected, or a check of the user's failed in
+    more than half of its last calls.
+    """
 
 
 class SourcesEnded(RunStopped):

@@ -236,7 +236,7 @@ class Metrics:
         self.source_seconds[source] += seconds
 
     def _refuse(self, reasons: Iterable[str]) -> None:
-        self.reasons.update(reason.partition(":")[0] for reason in reasons)
+        self.reasons.update({reason.partition(":")[0] for reason in reasons})
 
 
 def duration(seconds: float) -> str:

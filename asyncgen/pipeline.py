@@ -38,7 +38,7 @@ from asyncgen.packing import PromptPool, Window
 from asyncgen.prompts import PromptSource
 from asyncgen.records import Completion, Prompt, Rejection, Story, Verdict
 from asyncgen.tasks import single_cause
-from asyncgen.validators import Validators, fingerprint64
+from asyncgen.validators import BUILT_IN, Functions, Validators, fingerprint64
 
 _log = logging.getLogger(__name__)
 
@@ -77,6 +77,7 @@ class Flow:
         self.pool = PromptPool(self.window, self._whose_turn)
         self.metrics = Metrics()
         self.judge: Callable[[Completion], Verdict] = validators.judge
+        self.functions = validators.functions
         repeats = Seen() if seen is None else seen
         self.ordering = Ordering(
             config, lambda text: repeats.add(fingerprint64(text)), start=start, accepted=accepted, rejected=rejected
@@ -92,6 +93,7 @@ class Flow:
         self._completions, self._completions_in = anyio.create_memory_object_stream[tuple[Completion, ...]](
             self.window.size
         )
+        self._asked, self._asked_in = anyio.create_memory_object_stream[Verdict](self.window.size)
         self._verdicts, self._verdicts_in = anyio.create_memory_object_stream[tuple[Verdict, ...]](self.window.size)
 
     async def run(self, sink: Sink) -> None:
@@ -101,7 +103,16 @@ class Flow:
         what a stage or the sink raised.
         """
         refusals = self._completions.clone()
-        with self._completions, refusals, self._completions_in, self._verdicts, self._verdicts_in, single_cause():
+        with (
+            self._completions,
+            refusals,
+            self._completions_in,
+            self._asked,
+            self._asked_in,
+            self._verdicts,
+            self._verdicts_in,
+            single_cause(),
+        ):
             self.metrics.begin()
             try:
                 async with anyio.create_task_group() as stages:
@@ -179,16 +190,52 @@ class Flow:
         completions: MemoryObjectReceiveStream[tuple[Completion, ...]],
         verdicts: MemoryObjectSendStream[tuple[Verdict, ...]],
     ) -> None:
-        """Judges completions; those rejected with attempts left go back into the pool, the rest goes on."""
+        """Judges completions, first by the built-in checks, then by functions of the user's if there are any."""
         with verdicts:
-            async for group in completions:
-                for at in range(0, len(group), SLICE):
-                    judged = [self.judge(completion) for completion in group[at : at + SLICE]]
-                    self.metrics.judged(judged)
-                    final = tuple(verdict for verdict in judged if not self._tries_again(verdict))
-                    if final:
-                        await verdicts.send(final)
-                    await anyio.lowlevel.checkpoint()
+            if self.functions is None:
+                await self._judge(completions, verdicts)
+                return
+            async with anyio.create_task_group() as askers:
+                for _ in range(min(self.functions.concurrency, self.window.size)):
+                    askers.start_soon(self._ask, self.functions, self._asked_in, verdicts)
+                with self._asked:
+                    await self._judge(completions, verdicts)
+
+    async def _judge(
+        self,
+        completions: MemoryObjectReceiveStream[tuple[Completion, ...]],
+        verdicts: MemoryObjectSendStream[tuple[Verdict, ...]],
+    ) -> None:
+        """Asks the built-in checks. What they accept waits for the user's functions, and holds nothing else up."""
+        async for group in completions:
+            for at in range(0, len(group), SLICE):
+                began = time.perf_counter()
+                judged = [self.judge(completion) for completion in group[at : at + SLICE]]
+                self.metrics.validated(BUILT_IN, time.perf_counter() - began, len(judged))
+                if self.functions is not None:
+                    for verdict in judged:
+                        if verdict.accepted:
+                            self._asked.send_nowait(verdict)
+                    judged = [verdict for verdict in judged if not verdict.accepted]
+                await self._pass_on(judged, verdicts)
+                await anyio.lowlevel.checkpoint()
+
+    async def _ask(
+        self,
+        functions: Functions,
+        asked: MemoryObjectReceiveStream[Verdict],
+        verdicts: MemoryObjectSendStream[tuple[Verdict, ...]],
+    ) -> None:
+        """Asks the user's functions about one text after another, beside others that do the same."""
+        async for verdict in asked:
+            await self._pass_on([await functions.ask(verdict, self.metrics.validated)], verdicts)
+
+    async def _pass_on(self, judged: Sequence[Verdict], verdicts: MemoryObjectSendStream[tuple[Verdict, ...]]) -> None:
+        """Those rejected with attempts left go back into the pool, the rest goes on."""
+        self.metrics.judged(judged)
+        final = tuple(verdict for verdict in judged if not self._tries_again(verdict))
+        if final:
+            await verdicts.send(final)
 
     def _tries_again(self, verdict: Verdict) -> bool:
         if verdict.accepted or (retry := next_attempt(verdict, self.config)) is None:
@@ -253,8 +300,8 @@ class Flow:
         """The state of the run now; views only read this."""
         depths = {
             "prompts": len(self.pool),
-            "completions": self._completions.statistics().current_buffer_used,
-            "judging": 0,
+            "completions": sum(s.statistics().current_buffer_used for s in (self._completions, self._asked)),
+            "judging": 0 if self.functions is None else self.functions.asking,
             "verdicts": self._verdicts.statistics().current_buffer_used,
             "in order": len(self.ordering),
             "retries": max(0, self.pool.retries - (self.metrics.attempts - self.metrics.first_attempts)),

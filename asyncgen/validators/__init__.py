@@ -1,17 +1,20 @@
 """Accepts a completion or gives the reasons against it, with a quality score.
 
-text -> words -> inflections -> builtin facts, banned words and patterns, readability -> Judge -> Verdict
+text -> words -> builtin facts, banned words, patterns, readability -> Judge -> Verdict -> Functions -> Verdict
 """
 
 from __future__ import annotations
 
+from asyncgen.validators.functions import Functions
 from asyncgen.validators.inflections import inflections
-from asyncgen.validators.judge import KINDS, Judge
+from asyncgen.validators.judge import BUILT_IN, KINDS, Judge
 from asyncgen.validators.opening import Validators, input_files, open_validators
 from asyncgen.validators.text import fingerprint64, normalise
 
 __all__ = [
+    "BUILT_IN",
     "KINDS",
+    "Functions",
     "Judge",
     "Validators",
     "fingerprint64",

@@ -16,7 +16,10 @@ from asyncgen.validators.quality import Quality, ease_of, low_quality, mean
 from asyncgen.validators.readability import load_readability
 from asyncgen.validators.text import fold, words_of
 
-__all__ = ["KINDS", "Judge"]
+__all__ = ["BUILT_IN", "KINDS", "Judge"]
+
+BUILT_IN = "built-in"
+"""What figures call the built-in checks together."""
 
 KINDS = (
     "empty",

@@ -72,7 +72,7 @@ def test_no_weight_at_all_is_an_error_that_names_them() -> None:
     assert Validation.model_validate({"weights": NONE, "functions": [{"function": "checks:kind", "weight": 1}]})
 
 
-@given(st.lists(st.tuples(st.floats(0, 5), SHARE), max_size=6))
+@given(st.lists(st.tuples(st.just(0.0) | st.floats(0.01, 5), SHARE), max_size=6))
 def test_a_mean_lies_between_its_parts(scores: list[tuple[float, float]]) -> None:
     found = mean(scores)
     parts = [score for weight, score in scores if weight] or [1.0]

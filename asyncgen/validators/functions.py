@@ -1,0 +1,191 @@
+"""Checks of the user's own: finds them, calls them, and reads what they answer.
+
+A call that raises or takes too long is an answer too: that text is refused, for the reason that the check failed, and
+tried again like any other. When too many calls fail it is the check that is broken, and the run stops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from difflib import get_close_matches
+from functools import partial
+from typing import Any
+
+import anyio
+
+from asyncgen.config import FunctionValidator, Validation
+from asyncgen.errors import ConfigError, TooManyRejections
+from asyncgen.functions import find_function
+from asyncgen.records import Completion, Verdict
+from asyncgen.validators.answers import Answer, CheckFailed, Failures, read_answer
+from asyncgen.validators.judge import BUILT_IN, KINDS
+from asyncgen.validators.quality import low_quality, mean
+from asyncgen.validators.threads import Threads
+
+__all__ = ["Count", "FunctionCheck", "Functions", "load_functions"]
+
+Count = Callable[[str, float], object]
+"""Told a validator's name and the seconds of one call."""
+
+_SHOWN = 300
+
+
+def load_functions(settings: Validation) -> tuple[FunctionCheck, ...]:
+    """All functions of ``settings``, in its order. Imports their modules, so it may take long.
+
+    Raises ConfigError for one that is not there, that does not take its parameters, or whose name is taken.
+    """
+    checks: dict[str, FunctionCheck] = {}
+    for place, each in enumerate(settings.functions):
+        key = f"validation.functions[{place}]"
+        name = each.name or each.function.rpartition(":")[2]
+        if name in checks or name in (BUILT_IN, *KINDS):
+            whose = "another one is" if name in checks else "a built-in check is"
+            raise ConfigError(f"{key}: {whose} called {name!r} too", hint="give this one another name with `name`")
+        function = find_function(each.function, f"{key}.function")
+        _check_parameters(function, each, key)
+        checks[name] = FunctionCheck(name, function, each)
+    return tuple(checks.values())
+
+
+def _check_parameters(function: Callable[..., Any], settings: FunctionValidator, key: str) -> None:
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return  # built in C and does not say; a call will tell
+    try:
+        signature.bind(None, **settings.parameters)
+    except TypeError as error:
+        odd = [name for name in settings.parameters if name not in signature.parameters]
+        close = get_close_matches(odd[0], signature.parameters, n=1) if odd else []
+        meant = f"; did you mean {close[0]!r}?" if close else ""
+        name = settings.function.rpartition(":")[2]
+        raise ConfigError(
+            f"{key}.parameters: {name}{signature} does not fit: {error}{meant}",
+            hint="a check is called with a completion, and with its parameters by name",
+        ) from None
+
+
+class Functions:
+    """All checks of the user's, asked one after another, in the order of the configuration."""
+
+    def __init__(self, checks: Sequence[FunctionCheck], settings: Validation, built_in_weight: float) -> None:
+        self._checks = checks
+        self._settings = settings
+        self._built_in_weight = built_in_weight
+        self.concurrency = sum(check.concurrency for check in checks)
+        """Texts that can be in them at once, if each is as busy as it may be."""
+        self.asking = 0
+        """Texts that are in them now."""
+
+    async def ask(self, verdict: Verdict, count: Count) -> Verdict:
+        """``verdict``, which accepts a text, or the first check's reasons against it; and the whole quality score.
+
+        Raises TooManyRejections when one of them fails too often.
+        """
+        self.asking += 1
+        try:
+            return await self._ask(verdict, count)
+        finally:
+            self.asking -= 1
+
+    async def _ask(self, verdict: Verdict, count: Count) -> Verdict:
+        scores = [(self._built_in_weight, verdict.quality)]
+        reasons: tuple[str, ...] = ()
+        for check in self._checks:
+            answer = await check(verdict.completion, count)
+            if answer.score is not None:
+                scores.append((check.weight, answer.score))
+            if reasons := tuple(f"{check.name}: {reason}" for reason in answer.reasons):
+                break
+        quality = mean(scores) if math.fsum(weight for weight, _ in scores[1:]) else verdict.quality
+        if not reasons and quality < self._settings.min_quality:
+            reasons = (low_quality(quality, self._settings),)
+        return Verdict(verdict.completion, reasons, quality, verdict.word_count)
+
+
+class FunctionCheck:
+    """One function: at most ``concurrency`` calls at once, none longer than ``timeout``, plain ones in threads."""
+
+    def __init__(self, name: str, function: Callable[..., Any], settings: FunctionValidator) -> None:
+        self.name = name
+        self.weight = settings.weight
+        self.concurrency = settings.concurrency
+        self._timeout = settings.timeout
+        self._function = partial(function, **settings.parameters)
+        self._is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+        self._slots = anyio.Semaphore(settings.concurrency)
+        self._threads = Threads(name)
+        self._failures = Failures()
+        self._given_up = False
+
+    async def __call__(self, completion: Completion, count: Count) -> Answer:
+        """What the function says, or that it failed. Raises TooManyRejections when it does so too often."""
+        async with self._slots:
+            self._refuse_when_stuck()
+            began = time.monotonic()
+            try:
+                answer = read_answer(await self._call(completion))
+            except Exception as error:  # noqa: BLE001  # whatever it is: this text's check failed
+                self._failed(error)
+                return Answer((_said(error),))
+            finally:
+                count(self.name, time.monotonic() - began)
+            self._failures.add(failed=False)
+            return answer
+
+    async def _call(self, completion: Completion) -> object:
+        """What the function returns. Raises CheckFailed, or what the function raises."""
+        with anyio.move_on_after(self._timeout):
+            try:
+                if self._is_async:
+                    return await self._function(completion)
+                value = await self._threads.run(partial(self._function, completion))
+                return await _awaited(value) if inspect.isawaitable(value) else value
+            except asyncio.CancelledError as error:
+                # A function that lets a cancellation of its own making escape must not end the task that asks it.
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                raise CheckFailed("raised CancelledError") from error
+            except SystemExit as error:
+                raise CheckFailed("raised SystemExit") from error
+        raise CheckFailed(f"took longer than {self._timeout:g} s")
+
+    def _failed(self, error: Exception) -> None:
+        if self._failures.add(failed=True) and not self._given_up:
+            self._given_up = True  # one error is enough: others may end before the run does
+            raise TooManyRejections(
+                f"the check {self.name!r} failed in {self._failures.failed} of its last {self._failures.calls} calls; "
+                f"the last one {_said(error)}",
+                hint="mend the function, then run again; what was decided is kept",
+            ) from error
+
+    def _refuse_when_stuck(self) -> None:
+        """Calls that took too long leave their threads behind; there must not be ever more of them."""
+        if self._threads.abandoned >= self.concurrency and not self._given_up:
+            self._given_up = True
+            raise TooManyRejections(
+                f"the check {self.name!r} has {self._threads.abandoned} calls that took longer than "
+                f"{self._timeout:g} s and have still not ended",
+                hint="give the function a time limit of its own, then run again; what was decided is kept",
+            )
+
+
+async def _awaited(value: Awaitable[object]) -> object:
+    return await value
+
+
+def _said(error: Exception) -> str:
+    """An error as the end of a sentence that begins with the name of the check."""
+    try:
+        text = " ".join(str(error).split())[:_SHOWN]
+    except Exception:  # noqa: BLE001  # the message of an error of the user's may itself be broken
+        text = ""
+    if isinstance(error, CheckFailed):
+        return text
+    return f"raised {type(error).__name__}" + (f": {text}" if text else "")

@@ -1,0 +1,55 @@
+"""Worker threads for plain functions of the user's, which nothing can stop once they are called.
+
+anyio's own worker threads would do, but for the end: the interpreter waits for them, so one call that never returns
+would keep a finished run from ending. These are daemons, one a call, and end with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+import anyio
+
+__all__ = ["Threads"]
+
+
+class Threads:
+    """Calls functions in threads of their own. How many at once is the caller's business."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.abandoned = 0
+        """Threads still running whose caller was cancelled."""
+
+    async def run(self, function: Callable[[], object]) -> object:
+        """What ``function`` returns or raises. Cancelled, it leaves the thread behind, which ends with its call."""
+        loop = asyncio.get_running_loop()
+        done = anyio.Event()
+        abandoned = False
+        results: list[object] = []
+        errors: list[BaseException] = []
+
+        def ended() -> None:
+            self.abandoned -= abandoned
+            done.set()
+
+        def work() -> None:
+            try:
+                results.append(function())
+            except BaseException as error:  # noqa: BLE001  # SystemExit too: it is raised where the call was made
+                errors.append(error)
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(ended)
+
+        threading.Thread(target=work, name=f"asyncgen validator {self._name}", daemon=True).start()
+        try:
+            await done.wait()
+        finally:
+            abandoned = not done.is_set()
+            self.abandoned += abandoned
+        if errors:
+            raise errors[0]
+        return results[0]
