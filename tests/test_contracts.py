@@ -47,7 +47,9 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline": PLAIN | STAGES | {"config", "metrics", "packing", "ordering"},
     "session": PLAIN | STAGES | {"config", "metrics", "pipeline", "report"},
     "stream": PLAIN | STAGES | {"config", "metrics", "pipeline"},
-    "check": {"backends", "config", "prompts", "session", "validators"},
+    "estimate": {"config"},
+    "problems": PLAIN | STAGES | {"config", "session"},
+    "check": PLAIN | STAGES | {"config", "estimate", "preview", "problems", "session"},
     "preview": {"backends", "config", "errors", "prompts", "records"},
 }
 """What each part of the package may import of ours; ``__init__``, ``__main__`` and ``cli`` may import everything."""

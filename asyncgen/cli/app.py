@@ -36,6 +36,7 @@ _CHECK_EPILOG = """
 Examples:
   asyncgen check config.yaml
   asyncgen check config.yaml --num-stories 100000 --no-k-shot
+  asyncgen check config.yaml --json
 
 \b
 Exit codes: 0 all is well, 2 something is wrong.

@@ -8,6 +8,7 @@ import anyio
 import typer
 
 from asyncgen.backends.sight import see
+from asyncgen.cli.explain import explained
 from asyncgen.cli.options import Settings
 from asyncgen.cli.speak import say
 from asyncgen.dashboard import tell
@@ -25,8 +26,9 @@ def preview_command(
 ) -> None:
     """Show prompts exactly as the model will see them, with their tokens."""
     config = settings.config
-    prompts = anyio.run(take_prompts, config, start, count)
+    with explained(settings):
+        prompts = anyio.run(take_prompts, config, start, count)
+        sight = None if no_tokens else see(config, tell)
     if not prompts:
         raise SourcesEnded(f"the sources end before index {start}", hint="lower --start")
-    sight = None if no_tokens else see(config, tell)
     say("\n\n".join(describe_prompt(prompt, sight) for prompt in prompts))

@@ -17,6 +17,7 @@ import typer
 
 import asyncgen
 from asyncgen import errors
+from asyncgen.cli.explain import explained
 from asyncgen.cli.options import Settings
 from asyncgen.cli.signals import Signals
 from asyncgen.cli.write import init_command
@@ -58,8 +59,9 @@ def run_command(
         init_command(create_config)
         return
     show = _Show(choose_view(plain=plain, quiet=quiet), _nothing if quiet else tell)
-    with configure(log_level.value, log_file):
-        raise typer.Exit(_run(settings.config, show))
+    with configure(log_level.value, log_file), explained(settings):
+        code = _run(settings.config, show)
+    raise typer.Exit(code)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,40 @@
+"""Errors in the words of the command line: each with the place at which the setting behind it was made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from asyncgen.cli.options import Settings
+from asyncgen.config_file import Origins
+from asyncgen.errors import InputError
+from asyncgen.problems import Problem, find_problems
+
+__all__ = ["as_error", "explained"]
+
+
+@contextmanager
+def explained(settings: Settings) -> Iterator[None]:
+    """Raises, in place of an InputError, one that names everything that is wrong, and where it was set. What cannot be
+    found without a model leaves as it was raised.
+    """
+    try:
+        yield
+    except InputError as error:
+        if problems := find_problems(settings.config):
+            raise as_error(problems, settings.origins) from error
+        raise
+
+
+def as_error(problems: Sequence[Problem], origins: Origins) -> InputError:
+    """All of ``problems`` in one message, each with the place where its key was set."""
+    if len(problems) == 1:
+        return InputError(_placed(problems[0], origins), hint=problems[0].hint)
+    lines = [str(InputError(_placed(each, origins), hint=each.hint)) for each in problems]
+    return InputError(f"{len(problems)} problems\n" + "\n".join(lines))
+
+
+def _placed(problem: Problem, origins: Origins) -> str:
+    """``config.yaml:7: vocabulary_path: ...``; what nobody set has no place, and its message says enough."""
+    origin = origins.of(problem.key)
+    return f"{origin}: {problem.key}: {problem.message}" if origin else f"{problem.key}: {problem.message}"

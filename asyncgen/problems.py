@@ -1,0 +1,136 @@
+"""Everything that is wrong with what a configuration names, and not only the first: each part is looked at by itself.
+
+Imports no torch, changes nothing. What a run would refuse is found by the same functions that refuse it there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from asyncgen.backends import check_model
+from asyncgen.config import Config, JsonlSource, PythonSource
+from asyncgen.errors import AsyncgenError, ConfigError, InputError, OutputError
+from asyncgen.output import Places
+from asyncgen.prompts.files import read_conversation, read_features, read_vocabulary
+from asyncgen.prompts.inputs import sources_of, where
+from asyncgen.prompts.jsonl import check_lines
+from asyncgen.prompts.kshot import ShotPlan
+from asyncgen.prompts.plan import conversation_path, features_path, vocabulary_path
+from asyncgen.prompts.python import PythonItems
+from asyncgen.prompts.templates import load_template
+from asyncgen.prompts.words import WordPlan
+from asyncgen.session import progress_on_disk
+from asyncgen.text_files import check_text
+from asyncgen.validators import open_validators
+from asyncgen.validators.banned import load_banned_words, load_patterns
+from asyncgen.validators.readability import load_readability
+
+__all__ = ["Problem", "find_problems"]
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong."""
+
+    key: str
+    """The setting that leads to it, ``sources[1].path``."""
+    message: str
+    hint: str | None = None
+
+
+def find_problems(config: Config) -> tuple[Problem, ...]:
+    """Whatever would end a run of ``config`` before a model is loaded; empty if nothing would.
+
+    Reads all files, JSONL sources to their end or first mistake, and imports the modules of the user's functions.
+    """
+    search = _Search()
+    if config.system_prompt is not None:
+        search.try_("system_prompt", check_text, config.system_prompt, "system_prompt")
+    for number, source in enumerate(sources_of(config)):
+        if isinstance(source, JsonlSource | PythonSource):
+            search.try_(f"sources[{number}]", _check_source, source, number, config)
+        else:
+            _search_template(search, config)
+    settings = config.validation
+    if settings.enabled:
+        search.try_("validation.banned_words_path", load_banned_words, settings)
+        search.try_("validation", load_patterns, settings)
+        search.try_("validation.readability.known_words_path", load_readability, settings)
+    if not search.found_in("validation"):
+        search.try_("validation.functions", open_validators, config)
+    search.try_("model_name", check_model, config)
+    search.try_("output_path", check_output_path, config.output_path)
+    if not search.found:  # what is on disk is compared with inputs that can be read
+        search.try_("output_path", progress_on_disk, config)
+    return tuple(dict.fromkeys(search.found))
+
+
+def check_output_path(output_path: Path) -> None:
+    """Raises ConfigError for a path at which no output can be made: a folder, a place below a file, no permission."""
+    places = Places.of(output_path)
+    folder = next(each for each in (places.stories.parent, *places.stories.parents) if each.exists())
+    if not folder.is_dir():
+        raise ConfigError(f"output_path: {places.stories} cannot be written: {folder} is not a folder")
+    target = places.stories if places.stories.exists() else folder
+    if not os.access(target, os.W_OK):
+        raise ConfigError(f"output_path: {places.stories} cannot be written: {target} is read-only for this user")
+
+
+class _Search:
+    """Calls what raises, and keeps what it raised."""
+
+    def __init__(self) -> None:
+        self.found: list[Problem] = []
+
+    def try_(self, key: str, check: Callable[..., _T], *arguments: object, **named: object) -> _T | None:
+        """What ``check`` returns; None if it raises, and then ``key`` is what leads there."""
+        try:
+            return check(*arguments, **named)
+        except (InputError, OutputError) as error:
+            self.found.append(_problem(key, error))
+            return None
+
+    def found_in(self, section: str) -> bool:
+        """Whether something was found below ``section``."""
+        return any(problem.key.startswith(section) for problem in self.found)
+
+
+def _problem(key: str, error: AsyncgenError) -> Problem:
+    """The error under its key. A ConfigError's message begins with its own, which is then not said twice."""
+    named, colon, rest = error.message.partition(": ")
+    if colon and named.startswith(key.partition("[")[0].partition(".")[0]) and " " not in named:
+        return Problem(named, rest, error.hint)
+    return Problem(key, error.message, error.hint)
+
+
+def _check_source(source: JsonlSource | PythonSource, number: int, config: Config) -> None:
+    if isinstance(source, JsonlSource):
+        check_lines(source.path, config)
+    else:
+        PythonItems(source, config, where(number), str)
+
+
+def _search_template(search: _Search, config: Config) -> None:
+    """The template and its three files, each by itself, and whether they go together. A template that cannot be read
+    may need any of them, so all are looked at.
+    """
+    template = search.try_("template", load_template, config.template)
+    words = shots = None
+    if template is None or template.words:
+        words = search.try_("vocabulary_path", read_vocabulary, vocabulary_path(config))
+    if template is None or template.has_condition:
+        search.try_("features_path", read_features, features_path(config))
+    if config.shots:
+        shots = search.try_("conversation_path", read_conversation, conversation_path(config))
+    if template is not None and words is not None:
+        vocabulary = f"the vocabulary {vocabulary_path(config)}"
+        search.try_("vocabulary_path", WordPlan, words, len(template.words), seed=config.seed, where=vocabulary)
+    if shots is not None:
+        conversation = f"the conversation {conversation_path(config)}"
+        search.try_("k_shot_count", ShotPlan, shots, config.shots, seed=config.seed, where=conversation)
