@@ -1,0 +1,162 @@
+"""The wheel: built without a network, installed into an empty environment away from the checkout, and used there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import asyncgen
+from tests.programs import ROOT, records
+
+SOURCES = ("asyncgen", "configs", "data", "docs", "tests", "tools", "benchmarks")
+FILES = ("pyproject.toml", "README.md", "ARCHITECTURE.md", "CHANGELOG.md", "LICENSE", "Makefile", "constraints.txt")
+QUICK_SHARE = (
+    "tests/test_schema.py",
+    "tests/test_dashboard.py",
+    "tests/test_functions.py",
+    "tests/test_cli.py::test_check_tells_what_a_run_would_do",
+    "tests/test_cli.py::test_the_brief_usage_section",
+)
+"""What the wheel is tried with here; the rest runs on the checkout."""
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the sources, as untidy as a checkout in use: outputs beside the configurations, compiled files."""
+    tree = tmp_path_factory.mktemp("tree")
+    for name in SOURCES:
+        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in (*FILES, ".gitignore"):
+        shutil.copy(ROOT / name, tree / name)
+    (tree / "configs" / "an-output.jsonl").write_text("{}\n")
+    (tree / "asyncgen" / "__pycache__").mkdir()
+    (tree / "asyncgen" / "__pycache__" / "cli.cpython-311.pyc").write_bytes(b"")
+    return tree
+
+
+@pytest.fixture(scope="module")
+def wheel(tree: Path) -> Path:
+    return build(tree, "wheel")
+
+
+def build(tree: Path, target: str) -> Path:
+    command = [sys.executable, "-m", "hatchling", "build", "-t", target, "-d", "dist"]
+    subprocess.run(command, cwd=tree, check=True, capture_output=True)
+    (made,) = (tree / "dist").glob("*.whl" if target == "wheel" else "*.tar.gz")
+    return made
+
+
+def names_in(wheel: Path) -> set[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return {name for name in archive.namelist() if ".dist-info/" not in name}
+
+
+def test_the_wheel_holds_what_the_package_needs_and_nothing_else(wheel: Path) -> None:
+    ours = [path for path in (ROOT / "asyncgen").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    expected = {path.relative_to(ROOT).as_posix() for path in ours}
+    expected |= {f"asyncgen/data/{path.name}" for path in (ROOT / "data").iterdir()}
+    expected |= {f"asyncgen/configs/{path.name}" for path in (ROOT / "configs").glob("*.yaml")}
+    assert {"asyncgen/py.typed", "asyncgen/models/bedtime_tiny/model.safetensors"} <= expected
+    assert names_in(wheel) == expected
+
+
+def test_the_source_distribution_makes_the_same_wheel(tree: Path, wheel: Path, tmp_path: Path) -> None:
+    with tarfile.open(build(tree, "sdist")) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (unpacked,) = tmp_path.iterdir()
+    assert (unpacked / "tests" / "test_wheel.py").exists()
+    assert not list((unpacked / "configs").glob("*.jsonl"))
+    assert names_in(build(unpacked, "wheel")) == names_in(wheel)
+
+
+def environment_without_us(folder: Path) -> Path:
+    """A fresh virtual environment that shares the installed packages, but not asyncgen; returns its Python.
+
+    A path in a ``.pth`` file is searched, but the ``.pth`` files in it are not read: an editable asyncgen there is
+    not found.
+    """
+    venv.create(folder, with_pip=False, symlinks=True)
+    python = folder / "bin" / "python"
+    shared = dict.fromkeys((sysconfig.get_path("purelib"), sysconfig.get_path("platlib")))
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    (folder / "lib" / version / "site-packages" / "shared.pth").write_text("\n".join(shared) + "\n")
+    return python
+
+
+def install(python: Path, *what: str) -> None:
+    command = [sys.executable, "-m", "pip", "--quiet", "--python", str(python), "install", "--no-deps", "--no-index"]
+    subprocess.run([*command, "--no-build-isolation", *what], check=True, capture_output=True, env=plain_environment())
+
+
+def plain_environment() -> dict[str, str]:
+    """Nothing in it leads to the checkout."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1"}
+
+
+@pytest.fixture(scope="module", params=["wheel", "editable"])
+def installed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The Python of an environment with asyncgen, and the folder from which it must be imported."""
+    folder = tmp_path_factory.mktemp("empty")
+    python = environment_without_us(folder)
+    tree, wheel = request.getfixturevalue("tree"), request.getfixturevalue("wheel")
+    if request.param == "wheel":
+        install(python, str(wheel))
+        return python, folder
+    install(python, "--editable", str(tree))
+    return python, tree
+
+
+def test_the_installed_program_makes_stories_from_what_it_brought(installed: tuple[Path, Path], tmp_path: Path) -> None:
+    python, home = installed
+
+    def call(*command: str) -> str:
+        done = subprocess.run(
+            command, cwd=tmp_path, env=plain_environment(), capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    shown = call(str(python), "-c", "import asyncgen, sys; print(asyncgen.__file__, sys.path, sep='\\n')")
+    file, path = shown.splitlines()
+    assert Path(file).is_relative_to(home)
+    assert str(ROOT) not in path
+
+    program = str(python.parent / "asyncgen")
+    call(program, "init", "demo.yaml")
+    assert "all is well" in call(program, "check", "demo.yaml")
+    call(program, "run", "demo.yaml", "--num-stories", "3")
+    assert len(records(tmp_path / "stories.jsonl")) == 3
+    assert call(str(python), "-m", "asyncgen", "--version") == f"asyncgen {asyncgen.__version__}\n"
+
+
+@pytest.mark.timeout(300)
+def test_a_quick_share_of_the_tests_passes_on_the_installed_package(
+    installed: tuple[Path, Path], tree: Path, tmp_path: Path
+) -> None:
+    """In a folder without ``asyncgen/``, so that tests and the programs they start find the installed one."""
+    python, home = installed
+    for name in ("tests", "configs", "docs"):
+        shutil.copytree(tree / name, tmp_path / name)
+    for name in FILES:
+        shutil.copy(tree / name, tmp_path / name)
+    (tmp_path / "tests" / "test_where.py").write_text(
+        f"import asyncgen\ndef test_where(): assert asyncgen.__file__.startswith({str(home)!r})\n"
+    )
+    done = subprocess.run(
+        [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_where.py", *QUICK_SHARE],
+        cwd=tmp_path,
+        env=plain_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
