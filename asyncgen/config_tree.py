@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from asyncgen.config import Config
 
-__all__ = ["KnownKey", "all_keys", "kind_of", "model_for", "models_in"]
+__all__ = ["KnownKey", "all_keys", "is_a_list", "kind_of", "model_for", "models_in"]
 
 
 class KnownKey(NamedTuple):
@@ -32,6 +32,11 @@ def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
     elif get_origin(annotation) in (Union, UnionType, tuple) or hasattr(annotation, "__metadata__"):
         for argument in get_args(annotation):
             yield from models_in(argument)
+
+
+def is_a_list(annotation: Any) -> bool:
+    """Whether a field of this type holds a list of what ``models_in`` finds."""
+    return get_origin(annotation) is tuple or any(is_a_list(argument) for argument in get_args(annotation))
 
 
 def kind_of(model: type[BaseModel]) -> str | None:
@@ -56,10 +61,6 @@ def all_keys(model: type[BaseModel] = Config, prefix: str = "", kind: str | None
         yield KnownKey(prefix + name, name, kind)
     for name, field in model.model_fields.items():
         inner = list(models_in(field.annotation))
-        items = "[]" if _is_a_list(field.annotation) else ""
+        items = "[]" if is_a_list(field.annotation) else ""
         for each in inner:
             yield from all_keys(each, f"{prefix}{name}{items}.", kind_of(each) if len(inner) > 1 else None)
-
-
-def _is_a_list(annotation: Any) -> bool:
-    return get_origin(annotation) is tuple or any(_is_a_list(argument) for argument in get_args(annotation))

@@ -1,0 +1,152 @@
+"""Writes what documentation can be written from the code: ``docs/configuration.md``, and the table of what may change
+on resume in ``docs/resuming.md``.
+
+    python -m tools.write_docs
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from asyncgen.config import Config
+from asyncgen.config_tree import is_a_list, kind_of, models_in
+from asyncgen.output.fingerprint import RULES
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+INTRODUCTION = """\
+# Configuration
+
+<!-- Written by `python -m tools.write_docs` from asyncgen/config.py; do not edit by hand. -->
+
+A configuration is a YAML (or JSON) file. Every key has a default, so an empty file is valid; a key that is not known
+is refused, with the one that you probably meant. Relative paths are relative to the file.
+`python -m asyncgen init FILE` writes one with all keys and comments, and beside it the JSON Schema by which editors
+complete and check it.
+
+Any key can be set on the command line too, where paths are relative to the current folder; the value is YAML:
+
+```sh
+python -m asyncgen check --set generation.top_k=50 --set 'sources=[{kind: template}]'
+```
+
+The last column says what a change means for an output that was begun with another value
+([resuming](resuming.md#what-may-change)): *fixed* is refused; *content fixed* lets the path change, but not what is in
+the file; *noted* is allowed and told; *free* is not compared.
+"""
+
+ON_RESUME = {"records": "fixed", "input": "content fixed", "noted": "noted", "free": "free"}
+HEAD = "| key | type | default | meaning | on resume |\n|---|---|---|---|---|"
+
+
+def configuration() -> str:
+    """The text of ``docs/configuration.md``."""
+    parts = [INTRODUCTION]
+    for title, model, place in sections():
+        text = " ".join((model.__doc__ or "").split())
+        parts.append("\n".join([f"## {title}", "", *textwrap.wrap(text, 120), "", HEAD, *_rows(model, place)]) + "\n")
+    return "\n".join(parts)
+
+
+def sections(model: type[BaseModel] = Config, place: str = "") -> Iterator[tuple[str, type[BaseModel], str]]:
+    """Title, model and dotted place of every section, outer ones first."""
+    if not place:
+        yield "Top level", model, ""
+    for name, field in model.model_fields.items():
+        inner = list(models_in(field.annotation))
+        for each in inner:
+            here = f"{place}{name}."
+            kind = f" of kind {kind_of(each)}" if len(inner) > 1 else ""
+            yield f"{here.rstrip('.')}{kind}", each, here
+            yield from sections(each, here)
+
+
+def _rows(model: type[BaseModel], place: str) -> Iterator[str]:
+    schema = model.model_json_schema()
+    for name, field in sorted(model.model_fields.items(), key=lambda item: item[0] != "kind"):  # the kind comes first
+        inner = list(models_in(field.annotation))
+        links = " or ".join(
+            f"[{_label(place + name, each, inner)}](#{_anchor(place + name, each, inner)})" for each in inner
+        )
+        default = "required" if field.is_required() else f"`{_json(field.get_default(call_default_factory=True))}`"
+        if inner:
+            items = "list of " if is_a_list(field.annotation) else ""
+            nullable = " or null" if default == "`null`" else ""
+            kind, default = f"{items}{links}{nullable}", default if default in ("`null`", "`[]`") else "see there"
+        else:
+            kind = _type(schema["properties"][name])
+        meaning = " ".join((field.description or "").split()).replace("|", "\\|")
+        rule = ON_RESUME[RULES[place + name]] if place + name in RULES else ""
+        yield f"| `{name}` | {kind} | {default} | {meaning} | {rule} |"
+
+
+def _label(dotted: str, model: type[BaseModel], among: list[type[BaseModel]]) -> str:
+    return str(kind_of(model)) if len(among) > 1 else dotted.rpartition(".")[2]
+
+
+def _anchor(dotted: str, model: type[BaseModel], among: list[type[BaseModel]]) -> str:
+    title = f"{dotted} of kind {kind_of(model)}" if len(among) > 1 else dotted
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
+def _json(value: object) -> str:
+    plain = list(value) if isinstance(value, tuple) else value if isinstance(value, dict) else _scalar(value)
+    return json.dumps(plain, ensure_ascii=False)
+
+
+def _scalar(value: object) -> object:
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+def _type(schema: dict[str, Any]) -> str:
+    """A type of JSON Schema in words."""
+    if "anyOf" in schema:
+        return " or ".join(_type(each) for each in schema["anyOf"])
+    if "enum" in schema or "const" in schema:
+        return ", ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")]))
+    if schema.get("type") == "array":
+        return f"list of {_type(schema['items'])}s"
+    words = {"integer": "whole number", "boolean": "true or false", "string": "text", "object": "mapping"}
+    name = (
+        "path" if schema.get("format") == "path" else words.get(schema.get("type", ""), schema.get("type", "any value"))
+    )
+    return name + _range(schema)
+
+
+def _range(schema: dict[str, Any]) -> str:
+    low, above = schema.get("minimum"), schema.get("exclusiveMinimum")
+    high, below = schema.get("maximum"), schema.get("exclusiveMaximum")
+    bounds = [
+        "" if low is None else f"≥ {low}",
+        "" if above is None else f"> {above}",
+        "" if high is None else f"≤ {high}",
+        "" if below is None else f"< {'2^63' if below == 2**63 else below}",
+    ]
+    text = " and ".join(bound for bound in bounds if bound)
+    return f" {text}" if text else ""
+
+
+def resuming(text: str) -> str:
+    """``docs/resuming.md`` with its table as the rules have it."""
+    groups = {rule: [name for name, value in RULES.items() if value == rule] for rule in ON_RESUME}
+    rows = [f"| {ON_RESUME[rule]} | {', '.join(f'`{name}`' for name in names)} |" for rule, names in groups.items()]
+    table = "\n".join(["| on resume | keys |", "|---|---|", *rows])
+    return re.sub(r"(<!-- rules: [^\n]*-->\n).*?(<!-- end of rules -->)", rf"\1\n{table}\n\n\2", text, flags=re.DOTALL)
+
+
+def main() -> None:
+    """Writes both pages."""
+    (DOCS / "configuration.md").write_text(configuration(), encoding="utf-8")
+    page = DOCS / "resuming.md"
+    page.write_text(resuming(page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
