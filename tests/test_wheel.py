@@ -22,9 +22,8 @@ FILES = ("pyproject.toml", "README.md", "ARCHITECTURE.md", "CHANGELOG.md", "LICE
 QUICK_SHARE = (
     "tests/test_schema.py",
     "tests/test_dashboard.py",
-    "tests/test_functions.py",
+    "tests/test_brief.py",
     "tests/test_cli.py::test_check_tells_what_a_run_would_do",
-    "tests/test_cli.py::test_the_brief_usage_section",
 )
 """What the wheel is tried with here; the rest runs on the checkout."""
 
@@ -144,7 +143,7 @@ def test_a_quick_share_of_the_tests_passes_on_the_installed_package(
 ) -> None:
     """In a folder without ``asyncgen/``, so that tests and the programs they start find the installed one."""
     python, home = installed
-    for name in ("tests", "configs", "docs"):
+    for name in ("tests", "configs", "docs", "tools"):
         shutil.copytree(tree / name, tmp_path / name)
     for name in FILES:
         shutil.copy(tree / name, tmp_path / name)
