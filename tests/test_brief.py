@@ -329,9 +329,7 @@ def test_chat_template_formatting() -> None:
     messages = Plan(Config()).prompt(0).messages
     turns = [{"role": each["role"], "content": each["content"]} for each in messages]
     text = Chat(make_tokenizer()).render(messages)
-    assert text == make_tokenizer().apply_chat_template(
-        [dict(each) for each in messages], tokenize=False, add_generation_prompt=True
-    )
+    assert text == make_tokenizer().apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     assert text.count("<|im_start|>") == 6
     plain: list[Message] = [{"role": "user", "content": "Hello."}]
     assert Chat(make_tokenizer(template=None)).render(plain) == "User: Hello.\n\nAssistant:", "a model without one"

@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from pathspec import GitIgnoreSpec
 
 import asyncgen
 from tests.programs import ROOT, records
@@ -63,7 +64,9 @@ def test_the_wheel_holds_what_the_package_needs_and_nothing_else(wheel: Path) ->
     ours = [path for path in (ROOT / "asyncgen").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     expected = {path.relative_to(ROOT).as_posix() for path in ours}
     expected |= {f"asyncgen/data/{path.name}" for path in (ROOT / "data").iterdir()}
-    expected |= {f"asyncgen/configs/{path.name}" for path in (ROOT / "configs").glob("*.yaml")}
+    ignored = GitIgnoreSpec.from_lines((ROOT / ".gitignore").read_text(encoding="utf-8").splitlines())
+    kept = [path for path in (ROOT / "configs").iterdir() if not ignored.match_file(f"configs/{path.name}")]
+    expected |= {f"asyncgen/configs/{path.name}" for path in kept if path.is_file()}
     assert {"asyncgen/py.typed", "asyncgen/models/bedtime_tiny/model.safetensors"} <= expected
     assert names_in(wheel) == expected
 
@@ -73,7 +76,7 @@ def test_the_source_distribution_makes_the_same_wheel(tree: Path, wheel: Path, t
         archive.extractall(tmp_path, filter="data")
     (unpacked,) = tmp_path.iterdir()
     assert (unpacked / "tests" / "test_wheel.py").exists()
-    assert not list((unpacked / "configs").glob("*.jsonl"))
+    assert not (unpacked / "configs" / "an-output.jsonl").exists()
     assert names_in(build(unpacked, "wheel")) == names_in(wheel)
 
 
@@ -128,6 +131,11 @@ def test_the_installed_program_makes_stories_from_what_it_brought(installed: tup
     file, path = shown.splitlines()
     assert Path(file).is_relative_to(home)
     assert str(ROOT) not in path
+
+    configs = "import asyncgen, pathlib; from asyncgen import resources as r; print(r.data_file('').parent / 'configs')"
+    folder = Path(call(str(python), "-c", configs).strip())
+    for config in sorted((ROOT / "configs").glob("*.yaml")):
+        call(str(python), "-c", "import asyncgen, sys; asyncgen.load_config(sys.argv[1])", str(folder / config.name))
 
     program = str(python.parent / "asyncgen")
     call(program, "init", "demo.yaml")
