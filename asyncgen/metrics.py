@@ -67,7 +67,7 @@ class Snapshot:
     device_bytes: int = 0
     """Memory of accelerators that the model's process holds; 0 without one."""
     source_seconds: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
-    """Time the producer waited for prompts, by source."""
+    """Time the producer had room and waited for a prompt, by source; a wait that goes on included."""
     validator_seconds: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     """Time in each validator, summed over calls (which may overlap); the built-in checks are ``built-in``."""
     validator_calls: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
@@ -184,7 +184,6 @@ class Metrics:
         self.accepted_first = 0
         self.tokens = 0
         self.reasons: Counter[str] = Counter()
-        self.source_seconds: defaultdict[str, float] = defaultdict(float)
         self.validator_seconds: defaultdict[str, float] = defaultdict(float)
         self.validator_calls: Counter[str] = Counter()
         self.disk_seconds = 0.0
@@ -230,10 +229,6 @@ class Metrics:
         """Counts ``calls`` of a validator, which took ``seconds`` together."""
         self.validator_seconds[validator] += seconds
         self.validator_calls[validator] += calls
-
-    def waited_for_source(self, source: str, seconds: float) -> None:
-        """Counts time in which the producer had room and ``source`` had no prompt ready."""
-        self.source_seconds[source] += seconds
 
     def _refuse(self, reasons: Iterable[str]) -> None:
         self.reasons.update({reason.partition(":")[0] for reason in reasons})

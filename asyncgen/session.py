@@ -21,7 +21,7 @@ from asyncgen.backends.find import cautions, locate
 from asyncgen.config import Config, EchoBackend
 from asyncgen.errors import ResumeRefused, RunStopped, TooManyRejections
 from asyncgen.metrics import Snapshot, View
-from asyncgen.output import Output, Places, Progress, Seen, open_output, peek, seen_stories
+from asyncgen.output import MAY_BE_MENDED, Output, Places, Progress, Seen, open_output, peek, seen_stories
 from asyncgen.pipeline import Flow, too_few_prompts
 from asyncgen.prompts import End, input_files, open_source
 from asyncgen.report import Outcome, Report
@@ -146,6 +146,7 @@ async def _run_and_describe(flow: Flow, output: Output) -> None:
         s = flow.snapshot()
         output.describe(
             {
+                MAY_BE_MENDED: flow.source.to_mend,
                 "last session": {
                     "stories": s.new,
                     "attempts": s.attempts,
@@ -153,7 +154,7 @@ async def _run_and_describe(flow: Flow, output: Output) -> None:
                     "seconds": round(s.seconds, 3),
                     "busy seconds": round(s.busy_seconds, 3),
                     "refused attempts": dict(s.reasons),
-                }
+                },
             }
         )
 

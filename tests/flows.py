@@ -38,6 +38,7 @@ class Finite:
 
     def __init__(self, source: PromptSource, count: int) -> None:
         self.count: int | None = count
+        self.to_mend: str | None = None
         self.waited: Mapping[str, float] = {}
         self._source = source
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from asyncgen.output.fingerprint import Difference, compare, fingerprint
 from asyncgen.output.manifest import Manifest, State
-from asyncgen.output.opening import Progress, peek
+from asyncgen.output.opening import MAY_BE_MENDED, Progress, peek
 from asyncgen.output.places import Places
 from asyncgen.output.repeats import Seen, seen_stories
 from asyncgen.output.verify import VerifyReport, verify
 from asyncgen.output.writer import Output, open_output
 
 __all__ = [
+    "MAY_BE_MENDED",
     "Difference",
     "Manifest",
     "Output",

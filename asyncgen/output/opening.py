@@ -18,7 +18,10 @@ from asyncgen.output.manifest import Manifest, State, Timings
 from asyncgen.output.places import Places, size_of
 from asyncgen.output.recovery import Kept, Mark, cut, examine
 
-__all__ = ["Opened", "Progress", "failing", "now", "peek", "prepare"]
+__all__ = ["MAY_BE_MENDED", "Opened", "Progress", "failing", "now", "peek", "prepare"]
+
+MAY_BE_MENDED = "may be mended"
+"""Fact of the manifest: the name of an input in which the last session found something to mend, or null."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +136,7 @@ def _look(places: Places, config: Config, inputs: Mapping[str, Path | str]) -> _
         return None
     new = fingerprint(config, inputs, begun=manifest.fingerprint)
     differences = compare(manifest.fingerprint, new)
-    refused = [difference for difference in differences if difference.refused]
+    refused = [each for each in differences if each.refused and each.name not in _may_be_mended(manifest)]
     if refused:
         raise ResumeRefused(
             f"{places.stories} was begun with another configuration:"
@@ -143,6 +146,15 @@ def _look(places: Places, config: Config, inputs: Mapping[str, Path | str]) -> _
     grows = any(name.startswith("sources") for name in inputs)
     # A source may have grown: from now on all of it is what the run is made from.
     return _Look(manifest, kept, fingerprint(config, inputs) if grows else new, differences)
+
+
+def _may_be_mended(manifest: Manifest) -> frozenset[str]:
+    """The inputs whose content failed in the last session: what they gave before is on disk, and nobody could go on if
+    they had to stay as they are. One file may be several inputs.
+    """
+    content = manifest.fingerprint.get(f"inputs.{manifest.facts.get(MAY_BE_MENDED)}")
+    same = [name for name, each in manifest.fingerprint.items() if name.startswith("inputs.") and each == content]
+    return frozenset(same)
 
 
 def _check_unclaimed(places: Places) -> None:

@@ -1,12 +1,16 @@
 """Items of a source, fetched by a task of their own before they are asked for.
 
 The order of a run is fixed, so a slow source slows it; what can be done is to let every source work while another one
-is waited for. The buffer is small and bounded. The iterator of items lives and dies in its one task: it is closed there
-on every way out, cancellation included.
+is waited for. The buffer is small and bounded.
+
+The iterator of items lives and dies in its one task: it is closed there on every way out. A user's function may be in
+it, so it gets what asyncio promises: one ``CancelledError``, after which cleaning up may wait for something. anyio
+would cancel each such wait anew; so the task is shielded from its scopes and ended by ``close``, with a deadline.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -17,10 +21,14 @@ from anyio.abc import TaskGroup
 
 from asyncgen.records import Prompt
 
-__all__ = ["AHEAD", "Ahead", "Items"]
+__all__ = ["AHEAD", "CLOSING_SECONDS", "Ahead", "Items"]
 
 AHEAD = 64
 """Items that wait for a taker, at most."""
+CLOSING_SECONDS = 10.0
+"""Time that an iterator may take to clean up when it is closed early."""
+
+_Open = Callable[[int], AsyncGenerator[Prompt, None]]
 
 
 class Items(Protocol):
@@ -35,6 +43,9 @@ class Items(Protocol):
     def get(self, position: int) -> Prompt | None:
         """Item ``position`` if it is here now."""
 
+    def close(self) -> None:
+        """Ends fetching; what it holds is let go in its own task."""
+
     async def wait(self, position: int) -> bool:
         """Waits until item ``position`` is here; False if the source ends before it. Raises what the source raised."""
 
@@ -42,9 +53,7 @@ class Items(Protocol):
 class Ahead:
     """``Items`` of what ``open_at`` opens at a position. Any may be asked for; the next one is what is fast."""
 
-    def __init__(
-        self, open_at: Callable[[int], AsyncGenerator[Prompt, None]], group: TaskGroup, count: int | None = None
-    ) -> None:
+    def __init__(self, open_at: _Open, group: TaskGroup, count: int | None = None) -> None:
         self.count = count
         self._open_at = open_at
         self._group = group
@@ -52,11 +61,16 @@ class Ahead:
 
     def begin(self, position: int) -> None:
         """See ``Items.begin``."""
-        if self._fetch is None or self._fetch.position != position:
-            if self._fetch is not None:
-                self._fetch.scope.cancel()
+        before = self._fetch
+        if before is None or before.position != position:
+            self.close()
             self._fetch = _Fetch(position)
-            self._group.start_soon(self._fetch.run, self._open_at)
+            self._group.start_soon(self._fetch.run, self._open_at, before)
+
+    def close(self) -> None:
+        """See ``Items.close``."""
+        if self._fetch is not None:
+            self._fetch.stop()
 
     def get(self, position: int) -> Prompt | None:
         """See ``Items.get``."""
@@ -65,10 +79,7 @@ class Ahead:
 
     async def wait(self, position: int) -> bool:
         """See ``Items.wait``."""
-        before = self._fetch
         self.begin(position)
-        if before is not None and before is not self._fetch:
-            await before.over.wait()  # two at once of what a user opens may be one too many
         assert self._fetch is not None
         return await self._fetch.wait()
 
@@ -79,28 +90,47 @@ class _Fetch:
     def __init__(self, position: int) -> None:
         self.position = position
         """Of the next item to be popped."""
-        self.scope = anyio.CancelScope()
         self.over = anyio.Event()
         self._first = position
         self._items: deque[Prompt] = deque()
         self._failure: Exception | None = None
         self._arrived = anyio.Event()
         self._room = anyio.Event()
+        self._shield = anyio.CancelScope(shield=True)
+        self._task: asyncio.Task[object] | None = None
+        self._stopped = False
 
-    async def run(self, open_at: Callable[[int], AsyncGenerator[Prompt, None]]) -> None:
+    async def run(self, open_at: _Open, before: _Fetch | None) -> None:
         """The task. Never raises: what the source raises is said when the items before it are taken."""
+        self._task = asyncio.current_task()
         try:
-            with self.scope:
-                async with aclosing(open_at(self._first)) as items:
-                    async for item in items:
-                        await self._put(item)
+            with self._shield:
+                if before is not None:
+                    await before.over.wait()  # two at once of what a user opens may be one too many
+                if not self._stopped:
+                    async with aclosing(open_at(self._first)) as items:
+                        async for item in items:
+                            await self._put(item)
+        except asyncio.CancelledError:
+            if not self._stopped:
+                raise
         except Exception as failure:  # noqa: BLE001  # raised by ``wait``
             self._failure = failure
         finally:
             self.over.set()
             self._arrived.set()
 
+    def stop(self) -> None:
+        """Ends the walk, once; a task that has not taken its first step never enters a ``try`` and is not torn."""
+        if self._stopped or self.over.is_set():
+            return
+        self._stopped = True
+        if self._task is not None:
+            self._shield.deadline = anyio.current_time() + CLOSING_SECONDS
+            self._task.cancel()
+
     def pop(self) -> Prompt | None:
+        """The next item if it is here."""
         if not self._items:
             return None
         self.position += 1
@@ -108,6 +138,7 @@ class _Fetch:
         return self._items.popleft()
 
     async def wait(self) -> bool:
+        """Whether there is a next item, once that is known."""
         while not self._items and not self.over.is_set():
             self._arrived = anyio.Event()
             await self._arrived.wait()

@@ -13,7 +13,7 @@ from asyncgen.prompts.plan import Plan, conversation_path, features_path, vocabu
 from asyncgen.prompts.python import PythonItems
 from asyncgen.prompts.templates import load_template
 
-__all__ = ["Inputs", "check_inputs", "input_files", "name_of", "sources_of", "where"]
+__all__ = ["Inputs", "check_inputs", "code_of", "input_files", "name_of", "sources_of", "where"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +78,11 @@ def where(number: int) -> str:
     return f"sources[{number}].function"
 
 
+def code_of(number: int) -> str:
+    """The name under which the file of a function is an input."""
+    return f"code of sources[{number}]"
+
+
 def _check(source: Source, number: int, config: Config) -> Inputs:
     name, weight = name_of(source), source.weight
     if isinstance(source, JsonlSource):
@@ -107,7 +112,7 @@ def _code(source: PythonSource, number: int) -> dict[str, Path | str]:
     place, _, function = source.function.rpartition(":")
     name = function if place.endswith(".py") else source.function
     file = source_file(source.function)
-    code: dict[str, Path | str] = {} if file is None else {f"code of sources[{number}]": file}
+    code: dict[str, Path | str] = {} if file is None else {code_of(number): file}
     return {f"function of sources[{number}]": name, **code}
 
 

@@ -6,14 +6,13 @@ import json
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-import aiofiles
-import anyio
+from typing import BinaryIO
 
 from asyncgen.config import Config
 from asyncgen.errors import DataError
 from asyncgen.prompts.items import ready_prompt
 from asyncgen.records import Prompt
+from asyncgen.tasks import in_thread
 from asyncgen.text_files import BOM, check_regular, check_text, decode, found, json_errors, refuse_duplicates
 
 __all__ = ["CHUNK", "Line", "LineCutter", "check_lines", "read_items", "read_prompt"]
@@ -104,26 +103,22 @@ async def read_items(
     Lines that are appended after ``check_lines`` counted are not read: they were not checked. Raises DataError for
     what has changed since.
     """
-    with anyio.CancelScope(shield=True):  # a file whose opening nobody waits for any more would stay open
-        try:
-            file = await aiofiles.open(path, "rb")
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    files: list[BinaryIO] = []  # outside the thread: one that is opened while nobody waits any more is closed too
+    cutter = LineCutter(path)
+    done, chunk = 0, b"-"
     try:
-        cutter = LineCutter(path)
-        done, chunk = 0, b"-"
+        await in_thread(lambda: files.append(path.open("rb", buffering=0)))
         while chunk and done < count:
-            try:
-                chunk = await file.read(CHUNK)
-            except OSError as error:
-                raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+            chunk = await in_thread(files[0].read, CHUNK)
             for line in cutter.feed(chunk)[: count - done]:
                 done = line.number
                 if done > position:
                     yield read_prompt(line, path, config, source)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     finally:
-        with anyio.CancelScope(shield=True):
-            await file.close()
+        for file in files:
+            file.close()
     if done < count:
         raise DataError(f"{path}:{done + 1}: the file ends here; it had {count} prompts when it was checked")
 

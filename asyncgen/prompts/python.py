@@ -13,7 +13,6 @@ import asyncio
 import copy
 import inspect
 import json
-import math
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
@@ -27,10 +26,8 @@ from asyncgen.prompts.items import KEYS, ready_prompt
 from asyncgen.records import Prompt
 from asyncgen.text_files import check_text, found
 
-__all__ = ["CLOSING_SECONDS", "PythonItems"]
+__all__ = ["PythonItems"]
 
-CLOSING_SECONDS = 10.0
-"""Time that a function may take to clean up when it is closed early."""
 _EXPECTED = "expected is `async def function(start: int, ...)` with `yield`"
 
 
@@ -70,7 +67,7 @@ class PythonItems:
                 except StopAsyncIteration:
                     return
                 except (Exception, asyncio.CancelledError) as error:
-                    if anyio.current_effective_deadline() == -math.inf:  # else some cancellation of its own
+                    if _is_being_closed():
                         self._tell_of_cleaning(error)
                         raise
                     raise self._failed(number, error) from error
@@ -80,7 +77,10 @@ class PythonItems:
                     await anyio.lowlevel.checkpoint()  # the function may never wait for anything
                 number += 1
         finally:
-            await self._close(generator)
+            try:
+                await generator.aclose()
+            except Exception as error:  # noqa: BLE001  # nobody asks it for items any more, so nothing is lost
+                self._tell_of_cleaning(error)
 
     def _prompt(self, item: object, number: int) -> Prompt:
         place = f"{self.where}: item {number}"
@@ -92,15 +92,6 @@ class PythonItems:
             f"{self.where} (source {self._name!r}): item {number}: the function raised {text}",
             hint=f"mend the cause and start the same run again: it goes on at item {number}",
         )
-
-    async def _close(self, generator: AsyncGenerator[object, None]) -> None:
-        try:
-            with anyio.move_on_after(CLOSING_SECONDS, shield=True) as patience:
-                await generator.aclose()
-            if patience.cancelled_caught:
-                self._tell(f"{self.where}: cleaning up took more than {CLOSING_SECONDS:.0f} s and was cut short")
-        except Exception as error:  # noqa: BLE001  # nobody asks it for items any more, so nothing is lost
-            self._tell_of_cleaning(error)
 
     def _tell_of_cleaning(self, error: BaseException) -> None:
         if isinstance(error, Exception):
@@ -129,6 +120,12 @@ def _check_kind(function: Callable[..., Any], where: str) -> None:
         raise ConfigError(f"{where}: is a coroutine function, which returns; {_EXPECTED}", hint="yield each prompt")
     kind = "a class" if inspect.isclass(function) else "not an async generator function"
     raise ConfigError(f"{where}: is {kind}; {_EXPECTED}")
+
+
+def _is_being_closed() -> bool:
+    """Whether this task was cancelled from outside; a function may raise CancelledError for reasons of its own."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _object(item: object, place: str) -> dict[str, Any]:

@@ -21,8 +21,9 @@ from anyio.lowlevel import checkpoint
 
 from asyncgen import seeds
 from asyncgen.config import Config, JsonlSource, PythonSource, Source
+from asyncgen.errors import AsyncgenError
 from asyncgen.prompts.ahead import Ahead, Items
-from asyncgen.prompts.inputs import name_of, sources_of, where
+from asyncgen.prompts.inputs import code_of, name_of, sources_of, where
 from asyncgen.prompts.jsonl import check_lines, read_items
 from asyncgen.prompts.mixing import End, Mixing, Place
 from asyncgen.prompts.plan import Plan
@@ -47,6 +48,10 @@ class PromptSource(Protocol):
     def waited(self) -> Mapping[str, float]:
         """Seconds for which ``take`` waited for an item, by source, a wait that goes on included."""
 
+    @property
+    def to_mend(self) -> str | None:
+        """After a failure the name of the input that caused it, if that is code of the user's."""
+
     async def take(self, start: int, count: int) -> tuple[Prompt, ...]:
         """The prompts of indices ``start`` and following, ``count`` at most, not yet prepared.
 
@@ -69,7 +74,8 @@ async def open_source(config: Config, tell: Callable[[str], object] = str) -> As
             try:
                 yield Sources(config, parts, tell)
             finally:
-                group.cancel_scope.cancel()
+                for part in parts:
+                    part.items.close()
 
 
 async def _open(source: Source, number: int, config: Config, group: TaskGroup, tell: Callable[[str], object]) -> Items:
@@ -100,6 +106,8 @@ class Sources:
         self._next: int | None = None
         self._waited = dict.fromkeys([part.name for part in parts], 0.0)
         self._waits: tuple[str, float] | None = None
+        self.failed: int | None = None
+        """Number of the source whose next item could not be had."""
 
     @property
     def count(self) -> int | None:
@@ -116,6 +124,11 @@ class Sources:
             name, since = self._waits
             waited[name] += time.monotonic() - since
         return waited
+
+    @property
+    def to_mend(self) -> str | None:
+        """See ``PromptSource``; a name of ``input_files``."""
+        return None if self.failed is None else code_of(self.failed)
 
     def resume(self, ends: Sequence[End], record: Record) -> None:
         """Goes on after ``ends``, and from now on lets ``record`` make an end last before anything is planned by it.
@@ -181,6 +194,9 @@ class Sources:
         try:
             if await part.items.wait(place.position):
                 return True
+        except AsyncgenError:
+            self.failed = place.source
+            raise
         finally:
             self._waited = dict(self.waited)
             self._waits = None
@@ -210,6 +226,9 @@ class _TemplateItems:
 
     def begin(self, position: int) -> None:
         """There is nothing to fetch."""
+
+    def close(self) -> None:
+        """There is nothing to end."""
 
     def get(self, position: int) -> Prompt | None:
         """The prompt of the plan, whose index is the position: words, condition and examples go by it."""
