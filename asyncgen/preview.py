@@ -17,6 +17,7 @@ async def take_prompts(config: Config, start: int, count: int) -> tuple[Prompt, 
     """The prompts of ``count`` indices from ``start`` on; fewer if the sources end. Raises DataError."""
     prompts: list[Prompt] = []
     async with open_source(config) as source:
+        await source.find_ends(start)
         while len(prompts) < count:
             more = await source.take(start + len(prompts), count - len(prompts))
             if not more:
