@@ -6,9 +6,9 @@ from asyncgen.backends.sight import Sight
 from asyncgen.config import Config
 from asyncgen.errors import PromptRefused
 from asyncgen.prompts import open_source
-from asyncgen.records import Prompt
+from asyncgen.records import Prompt, Verdict
 
-__all__ = ["describe_prompt", "take_prompts"]
+__all__ = ["describe_attempt", "describe_prompt", "take_prompts"]
 
 RULE = "-" * 72
 
@@ -42,6 +42,20 @@ def describe_prompt(prompt: Prompt, sight: Sight | None) -> str:
         text, facts["tokens"] = _seen(prompt, sight)
     lines = [f"  {name:<11}{value}" for name, value in facts.items()]
     return "\n".join([f"index {prompt.index}, from {prompt.source}", *lines, RULE, text.rstrip("\n"), RULE])
+
+
+def describe_attempt(verdict: Verdict) -> str:
+    """What the model wrote in one attempt, and what the validators say of it."""
+    completion = verdict.completion
+    said = "accepted" if verdict.accepted else "refused"
+    lines = [
+        (
+            f"attempt {completion.prompt.attempt}: {said}, quality {verdict.quality:.2f}; {verdict.word_count} words, "
+            f"{completion.tokens} tokens in {completion.seconds:.1f} s, ended by {completion.finish_reason}"
+        ),
+        *(f"  {reason}" for reason in verdict.reasons),
+    ]
+    return "\n".join([*lines, "", completion.text.strip("\n"), RULE] if completion.text else [*lines, RULE])
 
 
 def _seen(prompt: Prompt, sight: Sight) -> tuple[str, str]:

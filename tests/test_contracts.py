@@ -47,6 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline": PLAIN | STAGES | {"config", "metrics", "packing", "ordering"},
     "session": PLAIN | STAGES | {"config", "metrics", "pipeline", "report"},
     "stream": PLAIN | STAGES | {"config", "metrics", "pipeline"},
+    "tryout": PLAIN | STAGES | {"config", "metrics", "pipeline"},
     "estimate": {"config"},
     "problems": PLAIN | STAGES | {"config", "session"},
     "check": PLAIN | STAGES | {"config", "estimate", "preview", "problems", "session"},

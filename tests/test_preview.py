@@ -9,7 +9,7 @@ import pytest
 from asyncgen.config import Config
 from asyncgen.prompts import Plan
 from asyncgen.resources import bundled_model
-from tests.programs import ECHO, asyncgen, without_torch
+from tests.programs import ECHO, asyncgen, records, without_torch
 
 needs_model = pytest.mark.skipif(
     not (bundled_model() / "model.safetensors").exists(), reason="the bundled model is not trained yet"
@@ -63,3 +63,64 @@ def test_bad_input_is_exit_2(tmp_path: Path) -> None:
         done = asyncgen("preview", *flags, cwd=tmp_path, env=without_torch(tmp_path))
         assert done.returncode == 2, done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_generate_shows_every_attempt_and_what_a_run_makes_of_them(tmp_path: Path) -> None:
+    flags = ("--set", "backend={kind: echo, bad_share: 0.5}", "--set", "seed=3")
+    env = without_torch(tmp_path)
+    done = asyncgen("preview", "-n", "8", "--start", "2", "--generate", *flags, cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.glob("stories*"))
+    shown = {}
+    for part in done.stdout.split("index ")[1:]:
+        number, _, rest = part.partition(",")
+        shown[int(number)] = rest
+    assert list(shown) == list(range(2, 10))
+    assert asyncgen("run", *flags, "--num-stories", "12", cwd=tmp_path, env=env).returncode == 0
+    made = {
+        record["metadata"]["index"]: record
+        for name in ("stories.jsonl", "stories.rejected.jsonl")
+        for record in records(tmp_path / name)
+    }
+    refused = 0
+    for index, text in shown.items():
+        record, attempts = made[index], text.count("\nattempt ")
+        assert record["content"] in text
+        assert attempts == record["metadata"]["attempt"]
+        assert text.count(": refused, ") == (len(record["reasons"]) if "reasons" in record else attempts - 1)
+        refused += attempts - 1
+    assert refused
+    assert "  too short: 6 words, at least 30\n" in done.stdout
+
+
+def test_generate_shows_what_cannot_be_generated_and_what_repeats(tmp_path: Path) -> None:
+    echo = "backend={kind: echo, context_length: 600, distinct: 1}"
+    flags = ("--set", echo, "--set", "max_attempts=1", "--set", 'template="tell\\na story"', "--no-k-shot")
+    done = asyncgen("preview", "-n", "2", "--generate", *flags, cwd=tmp_path, env=without_torch(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "attempt 1: accepted" in done.stdout
+    assert "  repeat: equal to an earlier story" in done.stdout
+    done = asyncgen(
+        "preview",
+        "--generate",
+        *flags,
+        "--set",
+        "generation.max_new_tokens=599",
+        cwd=tmp_path,
+        env=without_torch(tmp_path),
+    )
+    assert done.stdout.count("  prompt too long: 3 prompt tokens") == 3
+    assert "ended by error" in done.stdout
+
+
+@needs_model
+def test_generate_with_the_bundled_model(tmp_path: Path) -> None:
+    config = "generation: {max_new_tokens: 100, batch_size: 2}\nmax_attempts: 1\nvalidation: {min_words: 20}\n"
+    (tmp_path / "c.yaml").write_text(config)
+    done = asyncgen("preview", "c.yaml", "-n", "2", "--generate", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\nattempt 1: ") == 2
+    assert asyncgen("run", "c.yaml", "--num-stories", "1", cwd=tmp_path).returncode == 0
+    paths = list(tmp_path.glob("stories*.jsonl"))
+    made = {record["metadata"]["index"]: record["content"] for path in paths for record in records(path)}
+    assert made[0].strip() in done.stdout

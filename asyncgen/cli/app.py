@@ -46,7 +46,7 @@ _PREVIEW_EPILOG = """
 Examples:
   asyncgen preview config.yaml
   asyncgen preview config.yaml -n 1 --start 500 --no-k-shot
-  asyncgen preview --set backend.kind=echo
+  asyncgen preview config.yaml --generate
 
 \b
 Exit codes: 0 shown, 2 bad configuration, data or model, 5 the sources end

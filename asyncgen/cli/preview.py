@@ -13,7 +13,8 @@ from asyncgen.cli.options import Settings
 from asyncgen.cli.speak import say
 from asyncgen.dashboard import tell
 from asyncgen.errors import SourcesEnded
-from asyncgen.preview import describe_prompt, take_prompts
+from asyncgen.preview import describe_attempt, describe_prompt, take_prompts
+from asyncgen.tryout import try_prompts
 
 __all__ = ["preview_command"]
 
@@ -22,13 +23,21 @@ def preview_command(
     settings: Settings,
     count: Annotated[int, typer.Option("-n", "--count", min=1, max=1000, help="Prompts to show.")] = 3,
     start: Annotated[int, typer.Option(min=0, help="Index of the first one.")] = 0,
+    generate: Annotated[
+        bool, typer.Option("--generate", help="Let the model answer them too; writes no file.")
+    ] = False,
     no_tokens: Annotated[bool, typer.Option("--no-tokens", help="Show the messages; load no tokenizer.")] = False,
 ) -> None:
-    """Show prompts exactly as the model will see them, with their tokens."""
+    """Show prompts exactly as the model will see them, and on demand its answers with the verdict on each."""
     config = settings.config
     with explained(settings):
         prompts = anyio.run(take_prompts, config, start, count)
+        if not prompts:
+            raise SourcesEnded(f"the sources end before index {start}", hint="lower --start")
         sight = None if no_tokens else see(config, tell)
-    if not prompts:
-        raise SourcesEnded(f"the sources end before index {start}", hint="lower --start")
-    say("\n\n".join(describe_prompt(prompt, sight) for prompt in prompts))
+        answers = anyio.run(try_prompts, config, prompts, tell) if generate else {}
+    for prompt in prompts:
+        say(describe_prompt(prompt, sight))
+        for verdict in answers.get(prompt.index, ()):
+            say(describe_attempt(verdict))
+        say("")

@@ -1,0 +1,82 @@
+"""A few prompts through the real backend and validators, every attempt shown to the caller. Writes no file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from anyio.lowlevel import checkpoint
+
+from asyncgen.backends import open_backend
+from asyncgen.config import Config
+from asyncgen.metrics import Metrics
+from asyncgen.pipeline import Flow
+from asyncgen.records import Prompt, Rejection, Story, Verdict
+from asyncgen.tasks import in_thread
+from asyncgen.validators import open_validators
+
+__all__ = ["try_prompts"]
+
+
+async def try_prompts(
+    config: Config, prompts: Sequence[Prompt], notice: Callable[[str], object] = str
+) -> dict[int, list[Verdict]]:
+    """The verdicts on each attempt at ``prompts``, which follow each other, by index: rejected ones, their retries, and
+    what repeats another of them included. What a run makes of these indices, this makes of them too.
+
+    Raises InputError or BackendFailed; ``notice`` is told what a user should read once.
+    """
+    found: dict[int, list[Verdict]] = {prompt.index: [] for prompt in prompts}
+    first = prompts[0].index
+    unbound = config.model_copy(update={"num_stories": None, "max_rejection_rate": 1.0})  # these prompts and no other
+    validators = await in_thread(open_validators, config)
+    async with open_backend(config) as backend:
+        for text in backend.notices:
+            notice(text)
+        flow = Flow(unbound, _Given(prompts), backend, validators, start=first, rejected=first)
+        flow.metrics = _Listening(found)
+        await flow.run(_nowhere)
+    return found
+
+
+class _Given:
+    """Prompts that are there already, as a source."""
+
+    def __init__(self, prompts: Sequence[Prompt]) -> None:
+        self._prompts = tuple(prompts)
+        self.count: int | None = prompts[-1].index + 1
+        self.waited: Mapping[str, float] = {}
+        self.to_mend: str | None = None
+
+    async def take(self, start: int, count: int) -> tuple[Prompt, ...]:
+        """See ``PromptSource.take``."""
+        await checkpoint()
+        at = start - self._prompts[0].index
+        return self._prompts[at : at + count]
+
+
+class _Listening(Metrics):
+    """Counts verdicts, and keeps them."""
+
+    def __init__(self, found: dict[int, list[Verdict]]) -> None:
+        super().__init__()
+        self._found = found
+
+    def judged(self, verdicts: Iterable[Verdict]) -> None:
+        """See ``Metrics.judged``."""
+        self._keep(verdicts := tuple(verdicts))
+        super().judged(verdicts)
+
+    def repeated(self, verdicts: Iterable[Verdict]) -> None:
+        """See ``Metrics.repeated``."""
+        self._keep(verdicts := tuple(verdicts))
+        super().repeated(verdicts)
+
+    def _keep(self, verdicts: Iterable[Verdict]) -> None:
+        """A repeat is judged twice: what is found out later is what counts."""
+        for verdict in verdicts:
+            prompt = verdict.completion.prompt
+            self._found[prompt.index][prompt.attempt - 1 :] = [verdict]
+
+
+async def _nowhere(_: Sequence[Story | Rejection]) -> None:
+    await checkpoint()
