@@ -7,7 +7,7 @@ TEST_STAMP := $(VENV)/.installed-test
 # Two OpenMP threads that spin while another process runs slow each other down forty-fold; waiting passively they do not.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test check model bench clean
+.PHONY: demo test check model bench docs dist clean
 
 demo: $(STAMP)  ## make a hundred stories with the bundled model and show three of them
 	$(BIN)/python -m asyncgen run configs/quickstart.yaml
@@ -29,6 +29,12 @@ model: $(TEST_STAMP)  ## train the bundled model again, from its corpus to its w
 bench: $(TEST_STAMP)  ## what the README's numbers come from
 	$(BIN)/python -m benchmarks.pipeline
 	$(BIN)/python -m benchmarks.dashboard_cost
+
+docs: $(STAMP)  ## write what documentation is written from the code
+	$(BIN)/python -m tools.write_docs
+
+dist: $(TEST_STAMP)  ## build the wheel and the source distribution
+	$(BIN)/python -m hatchling build -d dist
 
 clean:
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
