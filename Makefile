@@ -28,6 +28,7 @@ model: $(TEST_STAMP)  ## train the bundled model again, from its corpus to its w
 
 bench: $(TEST_STAMP)  ## what the README's numbers come from
 	$(BIN)/python -m benchmarks.pipeline
+	$(BIN)/python -m benchmarks.overlap
 	$(BIN)/python -m benchmarks.dashboard_cost
 
 docs: $(STAMP)  ## write what documentation is written from the code

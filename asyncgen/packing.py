@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import NamedTuple
 from types import MappingProxyType
 
 import anyio
@@ -28,8 +29,7 @@ PATIENCE = 4
 """Batches that may pass over the most urgent prompt; the next one includes it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(NamedTuple):
     """A prompt as ``choose`` sees it."""
 
     index: int
@@ -68,13 +68,15 @@ def choose(
     A batch is ``full`` when ``rows`` or ``tokens`` leaves no room for another prompt, or when it is ``due``.
     Costs a sort and one pass.
     """
-    order = sorted(range(len(waiting)), key=lambda i: (-waiting[i].length, waiting[i].index))
-    if not order:
+    if not waiting:
         return Batch((), full=False)
-    lengths = [waiting[i].length for i in order]
+    # Every batch waits for this, so what can be done by sorted, min and zip is not done in a loop.
+    keys = sorted([(-length, index, place) for place, (index, length, _) in enumerate(waiting)])
+    lengths = [-key[0] for key in keys]
+    indices = [key[1] for key in keys]
     sums = [0, *accumulate(lengths)]
-    grow = max(w.new_tokens for w in waiting)
-    urgent = min(range(len(order)), key=lambda place: waiting[order[place]].index)
+    grow = max([each.new_tokens for each in waiting])
+    urgent = indices.index(min(indices))
 
     best: tuple[int, bool, float] = (0, False, 0.0)
     chosen = (0, 0, False)
@@ -82,9 +84,13 @@ def choose(
     for first, longest in enumerate(lengths):
         room = rows if tokens is None else max(1, min(rows, tokens // max(1, longest + grow)))
         end = max(end, first)
-        while end < len(order) and end - first < room and lengths[end] >= spread * longest:
+        while end < len(keys) and end - first < room and lengths[end] >= spread * longest:
             end += 1
         count = end - first
+        if count < best[0]:
+            if end == len(keys):
+                break  # all that follow are shorter still
+            continue
         has_urgent = first <= urgent < end
         if due and not has_urgent:
             continue
@@ -92,7 +98,7 @@ def choose(
         score = (count, has_urgent, -padding)
         if score > best:
             best, chosen = score, (first, end, due or count == room)
-    return Batch(tuple(order[chosen[0] : chosen[1]]), full=chosen[2])
+    return Batch(tuple([key[2] for key in keys[chosen[0] : chosen[1]]]), full=chosen[2])
 
 
 class Bell:
@@ -236,6 +242,7 @@ class PromptPool:
         self._starving = _Starving(whose_turn)
         self._bell = window.bell
         self._waiting: dict[int, Prompt] = {}
+        self._seen: dict[int, Waiting] = {}  # the same, as ``choose`` sees them; made once, when they come
         self._highest = window.decided - 1
         self._draining = False
         self._passed = 0
@@ -268,6 +275,7 @@ class PromptPool:
         for prompt in prompts:
             if not self._closed and not (self._draining and prompt.index > self._highest):
                 self._waiting[prompt.index] = prompt
+                self._seen[prompt.index] = Waiting(prompt.index, prompt.prepared.length, prompt.max_new_tokens)
                 if prompt.attempt > 1:
                     self.retries += 1
                     _log.debug("index %d, attempt %d after: %s", prompt.index, prompt.attempt, prompt.history[-1:])
@@ -297,13 +305,15 @@ class PromptPool:
         it, is what must be decided for everything taken to be written: output is in index order.
         """
         self._draining = True
-        self._waiting = {index: prompt for index, prompt in self._waiting.items() if index <= self._highest}
+        for index in [index for index in self._waiting if index > self._highest]:
+            del self._waiting[index], self._seen[index]
         self._window.end_after(self._highest)
 
     def close(self) -> None:
         """Ends ``take`` and lets go of what still waits. Whoever handles cancellation calls this first."""
         self._closed = True
         self._waiting.clear()
+        self._seen.clear()
         self._bell.ring()
 
     @property
@@ -311,8 +321,7 @@ class PromptPool:
         return self._window.blocked or self._window.ended
 
     def _choose(self, rows: int, tokens: int | None, spread: float) -> Batch:
-        waiting = [Waiting(p.index, p.prepared.length, p.max_new_tokens) for p in self._waiting.values()]
-        return choose(waiting, rows, tokens=tokens, spread=spread, due=self._passed >= PATIENCE)
+        return choose(list(self._seen.values()), rows, tokens=tokens, spread=spread, due=self._passed >= PATIENCE)
 
     def _remove(self, batch: Batch) -> tuple[Prompt, ...]:
         prompts = list(self._waiting.values())
@@ -320,7 +329,7 @@ class PromptPool:
         if chosen:
             urgent = min(self._waiting)
             for prompt in chosen:
-                del self._waiting[prompt.index]
+                del self._waiting[prompt.index], self._seen[prompt.index]
             self._highest = max(self._highest, *(prompt.index for prompt in chosen))
             # Counted for one prompt at a time: a retry that is more urgent starts its own count.
             passed_over = urgent in self._waiting
