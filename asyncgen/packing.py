@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import NamedTuple
 from types import MappingProxyType
 
 import anyio
@@ -29,7 +28,8 @@ PATIENCE = 4
 """Batches that may pass over the most urgent prompt; the next one includes it."""
 
 
-class Waiting(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Waiting:
     """A prompt as ``choose`` sees it."""
 
     index: int
@@ -71,7 +71,7 @@ def choose(
     if not waiting:
         return Batch((), full=False)
     # Every batch waits for this, so what can be done by sorted, min and zip is not done in a loop.
-    keys = sorted([(-length, index, place) for place, (index, length, _) in enumerate(waiting)])
+    keys = sorted([(-each.length, each.index, place) for place, each in enumerate(waiting)])
     lengths = [-key[0] for key in keys]
     indices = [key[1] for key in keys]
     sums = [0, *accumulate(lengths)]
