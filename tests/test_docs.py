@@ -18,7 +18,7 @@ from asyncgen.output.fingerprint import RULES
 from asyncgen.prompts.templates import DEFAULT_TEMPLATE
 from tests.pages import Example, read_page
 from tests.programs import ROOT, environment
-from tools.write_docs import configuration, resuming
+from tools.write_docs import command_line, configuration, resuming
 
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 DOCUMENTS = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CHANGELOG.md")] + DOCS
@@ -44,6 +44,7 @@ def test_every_page_is_listed() -> None:
 
 def test_generated_parts_are_up_to_date() -> None:
     assert (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8") == configuration(), SAYS
+    assert (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8") == command_line(), SAYS
     page = (ROOT / "docs" / "resuming.md").read_text(encoding="utf-8")
     assert page == resuming(page), SAYS
     assert all(f"`{name}`" in page for name in RULES)

@@ -1,5 +1,5 @@
-"""Writes what documentation can be written from the code: ``docs/configuration.md``, and the table of what may change
-on resume in ``docs/resuming.md``.
+"""Writes what documentation can be written from the code: ``docs/configuration.md``, ``docs/command-line.md``, and the
+table of what may change on resume in ``docs/resuming.md``.
 
     python -m tools.write_docs
 """
@@ -7,7 +7,10 @@ on resume in ``docs/resuming.md``.
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -141,8 +144,64 @@ def resuming(text: str) -> str:
     return re.sub(r"(<!-- rules: [^\n]*-->\n).*?(<!-- end of rules -->)", rf"\1\n{table}\n\n\2", text, flags=re.DOTALL)
 
 
+COMMAND_LINE = """\
+# Command line
+
+<!-- Written by `python -m tools.write_docs` from the program's own help; do not edit by hand. -->
+
+`asyncgen` and `python -m asyncgen` are the same program. `run`, `check` and `preview` take the same configuration and
+the same flags, so what is checked is what is run. A flag outweighs `--set`, and both outweigh the file:
+
+```sh
+asyncgen init my.yaml
+asyncgen check my.yaml --num-stories 50 --model-name bedtime-tiny
+asyncgen preview my.yaml -n 1 --no-tokens
+```
+
+Results go to standard output; progress, notices and errors go to standard error. An error names the file and line, or
+the flag, that led to it; `check` names all of them at once. `verify` and `check` change nothing.
+
+Neither `check`, `init`, `schema`, `verify` nor the help imports torch. `preview` reads a model's `tokenizer.json` and
+chat template itself where they are on this machine. For a model without `tokenizer.json`, or one of the hub that is not
+in the cache yet, it loads transformers, which imports torch, and says so; `--no-tokens` shows the messages without any
+of that. `preview --generate` loads the model.
+
+Where a model's files are not on this machine `check` reckons tokens as words x 1.35 and calls them "about". It looks at
+the first 64 prompts and does not call generator functions of yours; modules that the configuration names are imported.
+"""
+COMPLETION = """\
+## Completion
+
+`asyncgen --install-completion` sets up the shell that it is called from (bash, zsh, fish or PowerShell), for commands,
+options and their values; `asyncgen --show-completion` only prints what that would be.
+"""
+
+
+def command_line() -> str:
+    """The text of ``docs/command-line.md``: the help of each command, 80 columns wide."""
+    table = help_of().partition("Commands:\n")[2].partition("\n\n")[0]
+    names = re.findall(r"^  ([a-z]+) ", table, re.MULTILINE)
+    parts = [("asyncgen", help_of()), *((f"asyncgen {name}", help_of(name)) for name in names)]
+    return "\n".join(
+        [COMMAND_LINE, *(f"## {title}\n\n```text\n{text.rstrip()}\n```\n" for title, text in parts), COMPLETION]
+    )
+
+
+def help_of(*command: str) -> str:
+    """What ``asyncgen COMMAND --help`` prints in a terminal of 80 columns."""
+    return subprocess.run(  # noqa: S603  # our own program
+        [sys.executable, "-m", "asyncgen", *command, "--help"],
+        env=os.environ | {"COLUMNS": "80"},
+        cwd=DOCS.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+
 def main() -> None:
-    """Writes both pages."""
+    """Writes the pages."""
+    (DOCS / "command-line.md").write_text(command_line(), encoding="utf-8")
     (DOCS / "configuration.md").write_text(configuration(), encoding="utf-8")
     page = DOCS / "resuming.md"
     page.write_text(resuming(page.read_text(encoding="utf-8")), encoding="utf-8")
