@@ -74,10 +74,13 @@ def find_problems(config: Config) -> tuple[Problem, ...]:
 def check_output_path(output_path: Path) -> None:
     """Raises ConfigError for a path at which no output can be made: a folder, a place below a file, no permission."""
     places = Places.of(output_path)
-    folder = next(each for each in (places.stories.parent, *places.stories.parents) if each.exists())
+    try:
+        folder = next(each for each in (places.stories.parent, *places.stories.parents) if each.exists())
+        target = places.stories if places.stories.exists() else folder
+    except OSError as error:
+        raise ConfigError(f"output_path: {places.stories} cannot be written: {error.strerror}") from error
     if not folder.is_dir():
         raise ConfigError(f"output_path: {places.stories} cannot be written: {folder} is not a folder")
-    target = places.stories if places.stories.exists() else folder
     if not os.access(target, os.W_OK):
         raise ConfigError(f"output_path: {places.stories} cannot be written: {target} is read-only for this user")
 

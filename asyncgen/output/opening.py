@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -11,17 +12,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from asyncgen.config import Config
-from asyncgen.errors import OutputFailed, ResumeRefused
+from asyncgen.errors import ConfigError, OutputFailed, ResumeRefused
 from asyncgen.output import manifest as manifests
 from asyncgen.output.fingerprint import Difference, Fingerprint, compare, fingerprint
 from asyncgen.output.manifest import Manifest, State, Timings
 from asyncgen.output.places import Places, size_of
 from asyncgen.output.recovery import Kept, Mark, cut, examine
 
-__all__ = ["MAY_BE_MENDED", "Opened", "Progress", "failing", "now", "peek", "prepare"]
+__all__ = ["MAY_BE_MENDED", "Opened", "Progress", "entering", "failing", "now", "peek", "prepare"]
 
 MAY_BE_MENDED = "may be mended"
 """Fact of the manifest: the name of an input in which the last session found something to mend, or null."""
+
+_NO_PLACE = frozenset(
+    {errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR, errno.EPERM, errno.EROFS}
+)
+"""What says that a path is wrong, and not that a disk has failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +66,7 @@ def peek(config: Config, inputs: Mapping[str, Path | str]) -> Progress | None:
     Raises what opening the output would: ResumeRefused, OutputDamaged, OutputFailed, DataError, ConfigError.
     """
     places = Places.of(config.output_path)
-    with failing(places):
+    with entering(places):
         look = _look(places, config, inputs)
     if look is None:
         return None
@@ -118,6 +124,33 @@ def failing(places: Places) -> Iterator[None]:
             f"{places.stories} cannot be written: {why}",
             hint="what was committed is safe; mend the cause and start the same run again to go on from there",
         ) from error
+
+
+@contextmanager
+def entering(places: Places) -> Iterator[None]:
+    """The same while an output is opened, where the path itself may be what is wrong: if nothing was ever committed
+    there, that is a ConfigError.
+    """
+    try:
+        with failing(places):
+            yield
+    except OutputFailed as error:
+        if _holds_records(places):
+            raise
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno in _NO_PLACE:
+            raise ConfigError(f"output_path: {error.message}", hint="name a file in a folder of yours") from cause
+        raise OutputFailed(
+            error.message, hint="nothing was committed there yet; mend the cause and start the same run again"
+        ) from cause
+
+
+def _holds_records(places: Places) -> bool:
+    """Whether there is, or for all that can be seen may be, something that was committed."""
+    try:
+        return any(size_of(path) for path in (places.stories, places.rejected))
+    except OSError as error:
+        return error.errno not in (errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
 
 def now() -> str:

@@ -27,11 +27,11 @@ import anyio
 import anyio.lowlevel
 
 from asyncgen.config import Config
-from asyncgen.errors import OutputFailed
+from asyncgen.errors import InputError, OutputFailed
 from asyncgen.output import manifest as manifests
 from asyncgen.output.lines import Place, encode, kinds_of, place_of
 from asyncgen.output.manifest import State, Synced, Totals
-from asyncgen.output.opening import Opened, failing, now, prepare
+from asyncgen.output.opening import Opened, entering, failing, now, prepare
 from asyncgen.output.pair import Pair
 from asyncgen.output.places import Places
 from asyncgen.output.recovery import Mark
@@ -64,23 +64,42 @@ async def open_output(
     ``versions`` and ``hardware`` add to what the manifest says of both.
 
     Raises OutputInUse, ResumeRefused, OutputDamaged, DataError and ConfigError, and then only the folder and the lock
-    file are new; OutputFailed if the disk fails. Leaving waits for the disk, and no thread of this is left.
+    file are new, as when an InputError leaves the block before anything was written; OutputFailed if the disk fails.
+    Leaving waits for the disk, and no thread of this is left.
     """
     async with AsyncExitStack() as stack:
         thread = await stack.enter_async_context(disk_thread())
         places = await thread.run(Places.of, config.output_path)
-        with failing(places):
+        with entering(places):
             await stack.enter_async_context(locked(places, thread))
+            is_new = await thread.run(_is_new, places)
             pair = await stack.enter_async_context(_closing(Pair(places, thread)))
             with anyio.CancelScope(shield=True):
                 opened = await thread.run(prepare, places, config, inputs or {}, versions or {}, hardware or {})
                 await _open_whole(pair)
                 await thread.run(manifests.replace, places.manifest, opened.manifest)
         output = Output(config, places, pair, opened, thread)
+        refused = False
         try:
             yield output
+        except InputError:
+            refused = True
+            raise
         finally:
             await output.close()
+            if refused and is_new and output.start == 0:
+                with anyio.CancelScope(shield=True), suppress(OSError):
+                    await thread.run(_remove, places)
+
+
+def _is_new(places: Places) -> bool:
+    return not any(path.exists() for path in (places.stories, places.rejected, places.manifest))
+
+
+def _remove(places: Places) -> None:
+    """Takes back what opening made; the lock stays, for another process may wait with it open."""
+    for path in (places.stories, places.rejected, places.manifest):
+        path.unlink(missing_ok=True)
 
 
 @asynccontextmanager
