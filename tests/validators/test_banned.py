@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import threading
+import time
 from pathlib import Path
 
 import pytest
+import regex
 from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncgen.config import Validation
 from asyncgen.errors import ConfigError, DataError
 from asyncgen.validators import Judge, inflections
+from asyncgen.validators.banned import _search
 from tests.validators.making import judged
 
 WORDS = st.sampled_from(
@@ -119,6 +124,36 @@ def test_patterns_speak_of_what_they_found() -> None:
         r"missing pattern: nothing matches '\\d+'",
     )
     assert judged("Once upon", forbid_patterns=["once"]).accepted, "case counts unless the pattern says otherwise"
+
+
+def test_a_pattern_is_not_blamed_for_the_time_of_other_threads() -> None:
+    """``regex`` counts the processor time of the whole process: with hashing threads beside it, its limit is reached
+    early, and the pattern, which needs about a tenth of it, is given the rest.
+    """
+    pattern = regex.compile("(?:a|aa)+$")
+    text = next("a" * size + "b" for size in range(20, 60) if thread_seconds(pattern, "a" * size + "b") > 0.06)
+    done = threading.Event()
+    data = bytes(1 << 20)
+
+    def burn() -> None:
+        while not done.is_set():
+            hashlib.sha256(data)  # gives the interpreter's lock away
+
+    threads = [threading.Thread(target=burn) for _ in range(16)]
+    try:
+        for thread in threads:
+            thread.start()
+        assert _search(pattern, text, wanted=False) == ""
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+
+
+def thread_seconds(pattern: regex.Pattern[str], text: str) -> float:
+    began = time.thread_time()
+    pattern.search(text)
+    return time.thread_time() - began
 
 
 def test_a_catastrophic_pattern_is_a_rejection() -> None:
