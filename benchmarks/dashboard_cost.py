@@ -33,9 +33,9 @@ from asyncgen.dashboard import choose_view, screen
 spent = []
 draw = screen.Screen.draw
 
-def timed(self, flow):
+def timed(self, flow, **options):
     began = time.thread_time()
-    draw(self, flow)
+    draw(self, flow, **options)
     spent.append(time.thread_time() - began)
 
 screen.Screen.draw = timed

@@ -137,6 +137,9 @@ sys.exit(before != after)
             continue
         calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
         assert not [call for call in calls if ast.unparse(call.func) == "print"], path
+        # Python itself prints warnings and errors that are logged where nobody has configured logging.
+        loud = ("_log.warning", "_log.error", "_log.exception", "_log.critical")
+        assert not [call for call in calls if ast.unparse(call.func) in loud], path
 
 
 def test_every_module_says_what_it_is_for() -> None:

@@ -72,13 +72,13 @@ class Screen:
         )
         self._lines: list[_Bar] = []
 
-    def draw(self, flow: Watched) -> None:
-        """Shows the state now."""
+    def draw(self, flow: Watched, *, last: bool = False) -> None:
+        """Shows the state now; the ``last`` one estimates nothing any more."""
         snapshot = flow.snapshot()
         self._fit(snapshot.goal)
         columns, rows = self._size
         self._stories.n = snapshot.accepted
-        self._stories.set_postfix_str(time_left(snapshot), refresh=False)
+        self._stories.set_postfix_str("" if last else time_left(snapshot), refresh=False)
         self._stories.refresh()
         texts = lay_out(self._recent.figures(snapshot), columns, max(0, rows - 2))
         for at, text in enumerate(texts + [""] * (len(self._lines) - len(texts))):
@@ -88,7 +88,7 @@ class Screen:
 
     def close(self, flow: Watched) -> None:
         """Leaves the bar of stories as it is in the end, and nothing below it."""
-        self.draw(flow)
+        self.draw(flow, last=True)
         for bar in (*reversed(self._lines), self._stories):
             bar.close()
 
