@@ -279,7 +279,16 @@ class Flow:
         """
         if not (self.window.blocked or self.window.ended):
             return "prompts"
-        return "disk" if self._writing and not self._completions.statistics().current_buffer_used else "validators"
+        return "disk" if self._writing and not self._to_judge and not self._judging else "validators"
+
+    @property
+    def _to_judge(self) -> int:
+        """Groups of completions, and texts for the user's functions, that wait."""
+        return sum(stream.statistics().current_buffer_used for stream in (self._completions, self._asked))
+
+    @property
+    def _judging(self) -> int:
+        return 0 if self.functions is None else self.functions.asking
 
     async def _close_pool_when_settled(self) -> None:
         """Ends the flow: the graph has a cycle, so closed streams alone never would. Also when cancelled: the
@@ -300,8 +309,8 @@ class Flow:
         """The state of the run now; views only read this."""
         depths = {
             "prompts": len(self.pool),
-            "completions": sum(s.statistics().current_buffer_used for s in (self._completions, self._asked)),
-            "judging": 0 if self.functions is None else self.functions.asking,
+            "completions": self._to_judge,
+            "judging": self._judging,
             "verdicts": self._verdicts.statistics().current_buffer_used,
             "in order": len(self.ordering),
             "retries": max(0, self.pool.retries - (self.metrics.attempts - self.metrics.first_attempts)),

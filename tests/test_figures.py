@@ -211,12 +211,17 @@ async def _run(config_changes: dict[str, object], sink_seconds: float = 0, sourc
 
 
 @pytest.mark.anyio
-async def test_a_flow_knows_whom_its_generator_waits_for() -> None:
+async def test_a_flow_knows_whom_its_generator_waits_for(tmp_path: Path) -> None:
     tight: dict[str, object] = {"window": 4, "generation": {"batch_size": 2}}
     slow_source = (await _run(tight, source_seconds=0.04)).snapshot()
     slow_disk = (await _run(tight, sink_seconds=0.04)).snapshot()
     assert max(slow_source.starved_by, key=lambda cause: slow_source.starved_by[cause]) == "prompts"
     assert bottleneck(slow_disk) == "the disk"
+    path = tmp_path / "checks.py"
+    path.write_text("import anyio\nasync def kindness(completion):\n    await anyio.sleep(0.04)\n")
+    function = {"function": f"{path}:kindness", "concurrency": 1}
+    slow_check = (await _run(tight | {"validation": {"functions": [function]}})).snapshot()
+    assert bottleneck(slow_check) == "validator kindness"
     assert 0 < slow_source.starved <= 1
     assert slow_source.busy + slow_source.starved <= 1.01
 
