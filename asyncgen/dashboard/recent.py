@@ -22,16 +22,23 @@ class Recent:
 
     def __init__(self) -> None:
         self._kept: deque[Snapshot] = deque()
-        self._process = psutil.Process()
         self._memory = Memory()
 
     def figures(self, snapshot: Snapshot) -> list[Figure]:
         """The figures of this moment."""
         if not self._kept or snapshot.seconds - self._kept[-1].seconds >= STEP:
             self._kept.append(snapshot)
-            now = self._process.memory_info().rss
+            now = _resident()
             self._memory = Memory(now, max(now, self._memory.peak))
         while len(self._kept) > 1 and snapshot.seconds - self._kept[1].seconds >= SPAN:
             self._kept.popleft()
         since_begin = snapshot.seconds <= SPAN or self._kept[0] is snapshot
         return figures(snapshot, None if since_begin else self._kept[0], self._memory)
+
+
+def _resident() -> int:
+    """Bytes of memory that this process holds; 0 where the system does not tell."""
+    try:
+        return int(psutil.Process().memory_info().rss)
+    except psutil.Error:
+        return 0
