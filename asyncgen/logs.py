@@ -99,10 +99,7 @@ def _heard_by(handlers: Sequence[logging.Handler], name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        for handler in handlers:
-            logger.removeHandler(handler)
-        for handler in before:
-            logger.addHandler(handler)
+        logger.handlers[:] = before
 
 
 def _take_over(name: str) -> None:

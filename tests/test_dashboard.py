@@ -104,6 +104,9 @@ def test_bars_fit_their_terminal_and_log_records_do_not_tear_them(tmp_path: Path
     assert not [line for line in terminal.lines if FIGURE.match(line) and not line.startswith("accepted  ")]
     assert terminal.lines[bar[0] + 1].startswith(("complete: 200 of 200", "INFO ", "DEBUG "))
     kept = (tmp_path / "run.log").read_text(encoding="utf-8")
+    for line in terminal.lines:  # each record stands there as it was written, without remnants of a bar
+        if line.startswith(("INFO ", "DEBUG ")):
+            assert any(line in record for record in kept.splitlines()), line
     assert re.search(
         r"^\d{4}-\d\d-\d\d .* INFO asyncgen.session: .*stories.jsonl begins at index 0", kept, re.MULTILINE
     )
