@@ -72,18 +72,7 @@ async def run(
             async with open_output(config, inputs) as output:
                 if begin is not None:
                     begin(output.accepted)
-                _log.info(
-                    "%s %s at index %d, after %d stories and %d rejected prompts",
-                    output.places.stories,
-                    "goes on" if output.resumed else "begins",
-                    output.start,
-                    output.accepted,
-                    output.rejected,
-                )
-                for caution in cautions(config):
-                    tell(caution)
-                for note in output.notes:
-                    tell(f"resumed with another setting: {note}")
+                _tell_how_it_goes_on(config, output, tell)
                 source.resume(_ends(output), partial(_record_ends, output))
                 if output.complete:
                     return _report("complete", _at_rest(config, output), output, told)
@@ -93,7 +82,6 @@ async def run(
                     for text in backend.notices:
                         tell(text)
                     _check_revision(backend.revision, output)
-                    seen = await in_thread(_seen, config, output)
                     flow = Flow(
                         config,
                         source,
@@ -102,7 +90,7 @@ async def run(
                         start=output.start,
                         accepted=output.accepted,
                         rejected=output.rejected,
-                        seen=seen,
+                        seen=await in_thread(_seen, config, output),
                     )
                     return await _let_go(flow, output, stop, watch, told)
 
@@ -113,6 +101,21 @@ def progress_on_disk(config: Config) -> Progress | None:
     Raises what looking at the output raises: DataError, ModelError, ResumeRefused, OutputDamaged, OutputFailed.
     """
     return peek(config, _inputs(config))
+
+
+def _tell_how_it_goes_on(config: Config, output: Output, tell: Notice) -> None:
+    _log.info(
+        "%s %s at index %d, after %d stories and %d rejected prompts",
+        output.places.stories,
+        "goes on" if output.resumed else "begins",
+        output.start,
+        output.accepted,
+        output.rejected,
+    )
+    for caution in cautions(config):
+        tell(caution)
+    for note in output.notes:
+        tell(f"resumed with another setting: {note}")
 
 
 async def _let_go(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -140,6 +141,19 @@ sys.exit(before != after)
         # Python itself prints warnings and errors that are logged where nobody has configured logging.
         loud = ("_log.warning", "_log.error", "_log.exception", "_log.critical")
         assert not [call for call in calls if ast.unparse(call.func) in loud], path
+
+
+def test_the_walk_through_the_architecture_names_what_there_is() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    section = text.partition("## Where a story goes")[2].partition("\n## ")[0]
+    named = {match[1].split("(")[0] for match in re.finditer(r"`([\w.]+(?:\([\w, ]*\))?)`", section)}
+    defined = {path.stem for path in PACKAGE.rglob("*.py")} | {path.parent.name for path in PACKAGE.rglob("*.py")}
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                defined.add(node.name)
+    assert len(named) > 30
+    assert not [name for name in named if not defined.issuperset(name.split("."))]
 
 
 def test_every_module_says_what_it_is_for() -> None:
