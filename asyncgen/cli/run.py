@@ -42,11 +42,14 @@ class Level(StrEnum):
 
 def run_command(
     settings: Settings,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show errors and warnings only.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show errors and the final summary only.")] = False,
     plain: Annotated[bool, typer.Option("--plain", help="A line now and then instead of the bars.")] = False,
     log_level: Annotated[
-        Level, typer.Option(metavar="LEVEL", help="What is logged: debug, info, warning or error.")
-    ] = Level.WARNING,
+        Level | None,
+        typer.Option(
+            metavar="LEVEL", help="What is logged: debug, info, warning (the default) or error (with --quiet)."
+        ),
+    ] = None,
     log_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Append the log to this file too, with times.")
     ] = None,
@@ -59,7 +62,8 @@ def run_command(
         init_command(create_config)
         return
     show = _Show(choose_view(plain=plain, quiet=quiet), _nothing if quiet else tell)
-    with configure(log_level.value, log_file), explained(settings):
+    level = log_level or (Level.ERROR if quiet else Level.WARNING)
+    with configure(level.value, log_file), explained(settings):
         code = _run(settings.config, show)
     raise typer.Exit(code)
 
@@ -70,6 +74,7 @@ class _Show:
 
     view: View
     tell: Callable[[str], object]
+    """Told what happens on the way; errors and how it ended are told in any case."""
 
 
 def _nothing(_: str) -> None:
@@ -81,17 +86,17 @@ def _run(config: Config, show: _Show) -> int:
     done = progress_on_disk(config)
     if done is not None and done.complete:
         wanted = f"{config.num_stories} wanted"
-        show.tell(f"complete: {done.accepted} stories ({wanted}) are in {config.output_path}; nothing to do")
+        tell(f"complete: {done.accepted} stories ({wanted}) are in {config.output_path}; nothing to do")
         return 0
     signals = Signals()
     try:
         report = anyio.run(signals.watch, partial(_make, config, show))
     except errors.RunStopped as error:
         if isinstance(error.report, Report):
-            show.tell(error.report.summary())
+            tell(error.report.summary())
         raise
     if report is not None:
-        show.tell(report.summary())
+        tell(report.summary())
     if not signals.received or (report is not None and report.complete):
         return 0
     tell(f"stopped; go on with: {_command_again()}")
