@@ -16,7 +16,17 @@ SATURATED = 0.9
 WELL_FILLED = 0.6
 """Share of rows that hold a prompt below which a busy generator could do more."""
 
-_STATES = ("goal", "accepted_before", "rejected_before", "rows_running", "device_bytes", "depths")
+_STATES = (
+    "goal",
+    "accepted_before",
+    "rejected_before",
+    "rows_running",
+    "stopping",
+    "finishing",
+    "drain_seconds",
+    "device_bytes",
+    "depths",
+)
 
 
 def since(snapshot: Snapshot, earlier: Snapshot) -> Snapshot:

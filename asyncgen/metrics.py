@@ -19,7 +19,7 @@ _Number = TypeVar("_Number", int, float)
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The state of a run at one moment. Times in seconds; ``+`` adds everything up."""
+    """The state of a run at one moment. Times in seconds; ``+`` adds everything up, and is stopping if either is."""
 
     goal: int | None = None
     """Accepted stories wanted; None: no end."""
@@ -64,6 +64,12 @@ class Snapshot:
     """Those of ``cells`` that were padding."""
     out_of_memory: int = 0
     """Batches that did not fit into memory and were tried again in parts."""
+    stopping: bool = False
+    """Whether the run was asked to stop and finishes what was begun."""
+    finishing: int = 0
+    """Prompts that a stopped run has still to decide: what was begun, and what must be decided before it."""
+    drain_seconds: float = 0.0
+    """Time that it may still take for that."""
     device_bytes: int = 0
     """Memory of accelerators that the model's process holds; 0 without one."""
     source_seconds: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
@@ -138,14 +144,14 @@ class Snapshot:
 
     @property
     def eta_seconds(self) -> float | None:
-        """Time to the goal; None if there is no goal or no pace yet.
+        """Time to the goal; None if there is no goal or no pace yet, or the run is stopping before it.
 
         Counts accepted completions, not stories on disk: what is finished and waits for a lower index is done, or one
         early prompt that is tried again would make a run look slower than it is. Rows in progress count as far as their
         tokens go, so the estimate falls steadily while a long batch runs. The last stories take as long as a batch
         does, however few they are: never less than half of one, which is what is left of it on average.
         """
-        if self.goal is None or not self.accepted_attempts or self.seconds <= 0:
+        if self.goal is None or self.stopping or not self.accepted_attempts or self.seconds <= 0:
             return None
         left = self.goal - self.accepted_before - self.accepted_attempts
         if left <= 0:
@@ -159,7 +165,10 @@ class Snapshot:
         values: dict[str, Any] = {"goal": goal}
         for name in (each.name for each in fields(self) if each.name != "goal"):
             mine, theirs = getattr(self, name), getattr(other, name)
-            values[name] = _added(mine, theirs) if isinstance(mine, Mapping) else mine + theirs
+            if isinstance(mine, Mapping):
+                values[name] = _added(mine, theirs)
+            else:
+                values[name] = mine or theirs if isinstance(mine, bool) else mine + theirs
         return Snapshot(**values)
 
 

@@ -199,6 +199,11 @@ class Window:
             await self.bell.wait()
 
     @property
+    def left(self) -> int:
+        """Indices that are planned, wanted and not yet decided."""
+        return max(0, self._end - self.decided)
+
+    @property
     def _end(self) -> int:
         return self.planned if self._last is None else min(self.planned, self._last + 1)
 

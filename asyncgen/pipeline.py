@@ -86,6 +86,7 @@ class Flow:
         self.source_failure: AsyncgenError | None = None
         """What ended planning: the item of a source that cannot be had, or an end that could not be recorded."""
         self.stopped = False
+        self._drained_by = 0.0
         self._before = (accepted, rejected)
         self._writing = False
         self._planning = anyio.CancelScope()
@@ -131,6 +132,7 @@ class Flow:
         """
         _log.info("stopping: what was begun is finished")
         self.stopped = True
+        self._drained_by = time.monotonic() + self.config.drain_timeout
         self._planning.cancel()
         self.pool.drain()
 
@@ -340,6 +342,9 @@ class Flow:
             cells=backend.cells,
             padded_cells=backend.padded_cells,
             out_of_memory=backend.out_of_memory,
+            stopping=self.stopped,
+            finishing=self.window.left if self.stopped else 0,
+            drain_seconds=max(0.0, self._drained_by - time.monotonic()) if self.stopped else 0.0,
             device_bytes=backend.device_bytes,
             source_seconds=MappingProxyType(dict(self.source.waited)),
             validator_seconds=MappingProxyType(dict(metrics.validator_seconds)),

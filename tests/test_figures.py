@@ -115,6 +115,8 @@ SNAPSHOTS = st.builds(
     **{
         each.name: st.dictionaries(st.sampled_from(["prompts", "validators", "disk", "in order", "window"]), NUMBERS)
         if "Mapping" in str(each.type)
+        else st.booleans()
+        if each.type == "bool"
         else NUMBERS
         for each in fields(Snapshot)
     },
@@ -124,6 +126,7 @@ SNAPSHOTS = st.builds(
 @given(SNAPSHOTS, SNAPSHOTS)
 def test_what_two_snapshots_add_up_to_less_one_is_the_other(one: Snapshot, other: Snapshot) -> None:
     total = one + other
+    assert total.stopping is (one.stopping or other.stopping)
     assert (total.goal, total.tokens) == ((one.goal or 0) + (other.goal or 0), one.tokens + other.tokens)
     assert sum(total.reasons.values()) == sum(one.reasons.values()) + sum(other.reasons.values())
     lately = since(total, one)
@@ -261,6 +264,12 @@ def test_every_figure_is_there() -> None:
     assert "out of memory 2" in held[0].items
     assert time_left(replace(SNAPSHOT, goal=60)) == ""
     assert time_left(replace(SNAPSHOT, goal=62, accepted_attempts=52)) == "nearly done"
+    stopping = replace(SNAPSHOT, stopping=True, finishing=16, drain_seconds=20.0)
+    assert stopping.eta_seconds is None
+    assert one_line(stopping, ()) == "60 of 200 stories, finishing 16 prompts, at most 20 s"
+    assert time_left(replace(stopping, finishing=1, drain_seconds=3.21)) == "finishing 1 prompt, at most 3.2 s"
+    assert time_left(replace(stopping, finishing=0)) == "stopping"
+    assert time_left(replace(stopping, goal=None)).startswith("finishing 16 prompts")
     assert size(999_600_000) == "1000 MB"
 
 

@@ -131,11 +131,16 @@ async def test_stopping_anywhere_leaves_a_prefix(steps: int, cancel: bool) -> No
             if cancel:
                 group.cancel_scope.cancel()
             else:
+                assert not flow.snapshot().stopping
                 flow.stop()
+                asked, decided = flow.snapshot(), flow.window.decided
     assert texts(records) == whole[: len(records)]
     if not cancel:
         assert len(records) > begun, "all that was begun is finished and committed"
         assert len(records) == begun + 1 or len(records) == len(whole)
+        assert asked.stopping
+        assert 0 < asked.drain_seconds <= flow.config.drain_timeout
+        assert asked.finishing == len(records) - decided, "counted in prompts, whatever becomes of them"
 
 
 async def test_every_prompt_too_long_is_rejected_with_the_numbers_and_without_the_model() -> None:

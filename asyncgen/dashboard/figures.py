@@ -56,7 +56,11 @@ def figures(snapshot: Snapshot, earlier: Snapshot | None = None, memory: Memory 
 
 
 def time_left(snapshot: Snapshot) -> str:
-    """The estimate in words; empty without one."""
+    """The estimate in words, empty without one; of a run that stops, what it finishes instead."""
+    if snapshot.stopping:
+        if not snapshot.finishing:
+            return "stopping"
+        return f"finishing {_count(snapshot.finishing, 'prompt')}, at most {duration(snapshot.drain_seconds)}"
     seconds = snapshot.eta_seconds
     if seconds is None or snapshot.accepted == snapshot.goal:
         return ""

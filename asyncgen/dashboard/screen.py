@@ -18,12 +18,14 @@ REFRESH_SECONDS = 0.25
 LEAST_COLUMNS = 20
 NARROW = 50
 """Columns below which the bar leaves out words."""
+SPACIOUS = 80
+"""Columns below which it says the first thing only about what is left."""
 ELSEWHERE = (100, 24)
 """Columns and rows of what does not say how large it is."""
 
 WIDE_BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} stories [{elapsed}{postfix}]"
 NARROW_BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}"
-ENDLESS = "{n_fmt} stories [{elapsed}]"
+ENDLESS = "{n_fmt} stories [{elapsed}{postfix}]"
 
 
 def bars(out: TextIO) -> View:
@@ -78,7 +80,7 @@ class Screen:
         self._fit(snapshot.goal)
         columns, rows = self._size
         self._stories.n = snapshot.accepted
-        self._stories.set_postfix_str("" if last else time_left(snapshot), refresh=False)
+        self._stories.set_postfix_str("" if last else _time_left(snapshot, columns), refresh=False)
         self._stories.refresh()
         texts = lay_out(self._recent.figures(snapshot), columns, max(0, rows - 2))
         for at, text in enumerate(texts + [""] * (len(self._lines) - len(texts))):
@@ -115,6 +117,12 @@ class Screen:
             bar.sp = bar.status_printer(self._out)
         for line in self._lines:
             line.desc = ""  # what is drawn now: nothing
+
+
+def _time_left(snapshot: Snapshot, columns: int) -> str:
+    """As much of it as there is room for."""
+    text = time_left(snapshot)
+    return text if columns >= SPACIOUS else text.partition(", ")[0]
 
 
 def _bar_format(goal: int | None, columns: int) -> str:
