@@ -129,8 +129,8 @@ def test_the_installed_program_makes_stories_from_what_it_brought(installed: tup
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    shown = call(str(python), "-c", "import asyncgen, sys; print(asyncgen.__file__, sys.path, sep='\\n')")
-    file, path = shown.splitlines()
+    shown = call(str(python), "-c", "import asyncgen, sys; print(asyncgen.__file__, *sys.path, sep='\\n')")
+    file, *path = shown.splitlines()
     assert Path(file).is_relative_to(home)
     assert str(ROOT) not in path
 
