@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from types import MappingProxyType
 
 import anyio
+import anyio.from_thread
 import anyio.lowlevel
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
@@ -42,7 +43,7 @@ from asyncgen.validators import BUILT_IN, Functions, Validators, fingerprint64
 
 _log = logging.getLogger(__name__)
 
-__all__ = ["Flow", "Sink", "too_few_prompts"]
+__all__ = ["Flow", "Sink", "seen_before", "too_few_prompts"]
 
 GROUP = 32
 """Prompts planned and prepared at a time."""
@@ -353,6 +354,16 @@ class Flow:
             reasons=MappingProxyType(dict(metrics.reasons.most_common())),
             depths=MappingProxyType(depths),
         )
+
+
+def seen_before(config: Config, texts: Iterable[str]) -> Seen:
+    """What new stories must not repeat: ``texts`` of earlier ones, read only if that matters. Runs in a thread."""
+    seen = Seen()
+    if config.validation.enabled and config.validation.reject_repeats:
+        for text in texts:
+            seen.add(fingerprint64(text))
+            anyio.from_thread.check_cancelled()
+    return seen
 
 
 def too_few_prompts(prompts: int, accepted: int, config: Config) -> SourcesEnded:

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 
 import anyio
-import anyio.from_thread
 from pydantic import TypeAdapter, ValidationError
 
 from asyncgen.backends import check_model, open_backend
@@ -22,12 +21,12 @@ from asyncgen.config import Config, EchoBackend
 from asyncgen.errors import ResumeRefused, RunStopped, TooManyRejections
 from asyncgen.metrics import Snapshot, View
 from asyncgen.output import MAY_BE_MENDED, Output, Places, Progress, Seen, open_output, peek, seen_stories
-from asyncgen.pipeline import Flow, too_few_prompts
+from asyncgen.pipeline import Flow, seen_before, too_few_prompts
 from asyncgen.prompts import End, input_files, open_source
 from asyncgen.report import Outcome, Report
 from asyncgen.tasks import in_thread, single_cause
-from asyncgen.validators import fingerprint64, open_validators
 from asyncgen.validators import input_files as validator_files
+from asyncgen.validators import open_validators
 
 _log = logging.getLogger(__name__)
 
@@ -197,12 +196,7 @@ def _check_revision(revision: str | None, output: Output) -> None:
 
 def _seen(config: Config, output: Output) -> Seen:
     """The repeats that earlier sessions must be known by, read from the stories on disk; runs in a thread."""
-    seen = Seen()
-    if output.resumed and config.validation.enabled and config.validation.reject_repeats:
-        for content in seen_stories(output.places.stories):
-            seen.add(fingerprint64(content))
-            anyio.from_thread.check_cancelled()
-    return seen
+    return seen_before(config, seen_stories(output.places.stories) if output.resumed else ())
 
 
 def _checked_inputs(config: Config) -> dict[str, Path | str]:

@@ -11,12 +11,11 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from asyncgen.backends import open_backend
 from asyncgen.config import Config
 from asyncgen.metrics import Snapshot
-from asyncgen.output import Seen
-from asyncgen.pipeline import Flow
+from asyncgen.pipeline import Flow, seen_before
 from asyncgen.prompts import open_source
 from asyncgen.records import Rejection, Story
 from asyncgen.tasks import as_raised, in_thread
-from asyncgen.validators import fingerprint64, open_validators
+from asyncgen.validators import open_validators
 
 __all__ = ["Stories", "open_pipeline"]
 
@@ -42,6 +41,7 @@ async def open_pipeline(config: Config, *, start: int = 0, kept: Iterable[str] =
 
     Yields accepted stories in index order. To resume, give ``start``, one past the ``metadata["index"]`` of the last
     story you kept, and ``kept``, the texts of all you kept: they count towards ``num_stories`` and are not repeated.
+    Raises ValueError if that is more than ``start`` indices can have given.
     Leaving the block early stops everything within one decode step of the model. A slow reader slows the generator;
     nothing piles up beyond the window.
 
@@ -51,9 +51,11 @@ async def open_pipeline(config: Config, *, start: int = 0, kept: Iterable[str] =
 
     If the run cannot go on, ``async for`` ends and leaving the block raises what ``run`` would raise.
     """
-    seen = Seen()
-    accepted = sum(seen.add(fingerprint64(text)) for text in kept)
+    texts = tuple(kept)
+    if start < len(texts):
+        raise ValueError(f"start is {start}, but {len(texts)} texts were kept: they have as many indices before it")
     failures: list[Exception] = []
+    seen = await in_thread(seen_before, config, texts)
     validators = await in_thread(open_validators, config)
     async with open_source(config) as source, open_backend(config) as backend:
         await source.find_ends(start)
@@ -63,8 +65,8 @@ async def open_pipeline(config: Config, *, start: int = 0, kept: Iterable[str] =
             backend,
             validators,
             start=start,
-            accepted=accepted,
-            rejected=max(0, start - accepted),
+            accepted=len(texts),
+            rejected=start - len(texts),
             seen=seen,
         )
         stories, stories_in = anyio.create_memory_object_stream[Story]()

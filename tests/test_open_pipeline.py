@@ -37,6 +37,23 @@ async def test_a_resumed_pipeline_repeats_nothing_that_was_kept() -> None:
     assert [story.content for story in rest] == [story.content for story in got[10:]]
 
 
+async def test_equal_texts_that_were_kept_count_each() -> None:
+    config = config_for(num_stories=10, distinct=2, validation={"reject_repeats": False}, template="tell\n")
+    async with open_pipeline(config) as stories:
+        got = [story async for story in stories]
+    kept = [story.content for story in got[:6]]
+    assert len(set(kept)) < 6
+    async with open_pipeline(config, start=got[5].index + 1, kept=kept) as stories:
+        rest = [story async for story in stories]
+    assert [story.metadata for story in rest] == [story.metadata for story in got[6:]]
+
+
+async def test_more_texts_than_indices_cannot_have_been_kept() -> None:
+    with pytest.raises(ValueError, match="start is 1, but 2 texts were kept"):
+        async with open_pipeline(config_for(num_stories=3), start=1, kept=["a", "b"]):
+            pass
+
+
 async def test_the_last_story_is_read_in_peace_before_an_error_leaves(tmp_path: Path) -> None:
     """A reader that is busy with a story (writing it somewhere, say) is not cancelled in the middle of it."""
     (tmp_path / "four.jsonl").write_text('{"prompt": "tell"}\n' * 4)

@@ -173,7 +173,7 @@ def _check_manifest(manifest: Manifest, stories: _File, rejected: _File, report:
 
 def _repeats_matter(manifest: Manifest | None) -> bool:
     validation = {} if manifest is None else manifest.config.get("validation", {})
-    return bool(validation.get("reject_repeats", True))
+    return bool(validation.get("enabled", True) and validation.get("reject_repeats", True))
 
 
 def _said(place: Place) -> str:

@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from asyncgen.output import verify
+from asyncgen.output import open_output, verify
 from asyncgen.output.lines import encode
 from asyncgen.output.verify import MOST_PROBLEMS
-from tests.output.making import config_at, record, write_until
+from tests.output.making import config_at, record, records, take, write_until
 
 pytestmark = pytest.mark.anyio
 
@@ -28,6 +29,17 @@ async def test_a_whole_output_is_fine(folder: Path) -> None:
         report = verify(output)
         assert report.ok
         assert report.accepted + report.rejected == 30
+
+
+@pytest.mark.parametrize("off", [{"enabled": False}, {"reject_repeats": False}])
+async def test_repeats_that_the_run_allowed_are_no_damage(tmp_path: Path, off: dict[str, bool]) -> None:
+    config = config_at(tmp_path, validation=off)
+    async with open_output(config) as output:
+        equal = [replace(each, content="The same.") for each in take(records(rejects=[False] * 5), 5)]
+        await output.write(equal)
+    report = verify(config)
+    assert report.ok, report.problems
+    assert report.accepted == 5
 
 
 async def test_an_absent_output_has_no_manifest(tmp_path: Path) -> None:
