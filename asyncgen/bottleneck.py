@@ -18,6 +18,7 @@ WELL_FILLED = 0.6
 
 _STATES = (
     "goal",
+    "runs",
     "accepted_before",
     "rejected_before",
     "rows_running",

@@ -7,19 +7,67 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from asyncgen.records import Verdict
 
-__all__ = ["Metrics", "Snapshot", "View", "Watched", "duration"]
+__all__ = ["BackendSnapshot", "Metrics", "Snapshot", "View", "Watched", "duration"]
 
 
 _Number = TypeVar("_Number", int, float)
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
-    """The state of a run at one moment. Times in seconds; ``+`` adds everything up, and is stopping if either is."""
+class BackendSnapshot:
+    """What a backend has done so far; immutable, and two of them add up (several engines, one display)."""
+
+    busy_seconds: float = 0.0
+    """Time spent generating, the batch in progress included."""
+    generated: int = 0
+    """Tokens generated for prompts (end-of-text not counted), those of rows in progress included."""
+    batches: int = 0
+    """Batches begun; a batch that was split counts once for each part that was tried."""
+    rows_running: int = 0
+    """Prompts being generated now and not yet finished."""
+    rows_filled: int = 0
+    """Rows of all batches that held a prompt."""
+    rows_offered: int = 0
+    """Rows that all batches had room for."""
+    cells: int = 0
+    """Prompt tokens computed, padding and dummy rows included."""
+    padded_cells: int = 0
+    """Those of ``cells`` that were padding or dummy rows."""
+    out_of_memory: int = 0
+    """Batches that did not fit into memory and were tried again in parts."""
+    device_bytes: int = 0
+    """Memory of accelerators that the model's process holds; 0 without one."""
+
+    @property
+    def fill(self) -> float:
+        """Share of the rows of all batches that held a prompt."""
+        return _share(self.rows_filled, self.rows_offered)
+
+    @property
+    def padding(self) -> float:
+        """Share of the prompt tokens computed that were padding."""
+        return _share(self.padded_cells, self.cells)
+
+    def __add__(self, other: Self) -> Self:
+        mine, theirs = (each.values() for each in (self, other))
+        return type(self)(**{name: _sum(mine[name], theirs[name]) for name in mine})
+
+    def values(self) -> dict[str, Any]:
+        """The fields by name."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot(BackendSnapshot):
+    """The state of a run at one moment: what its backend has done, and its stages. Times in seconds.
+
+    ``+`` adds up runs that go on side by side, as one that has all of their machines: counts, times and paces are
+    sums, shares are means; it is stopping if one of them is.
+    """
 
     goal: int | None = None
     """Accepted stories wanted; None: no end."""
@@ -41,37 +89,19 @@ class Snapshot:
     """Of these, accepted."""
     tokens: int = 0
     """Tokens of the completions judged in this session."""
-    generated: int = 0
-    """Tokens generated in this session, those of rows in progress included."""
     seconds: float = 0.0
     """Since generation began."""
-    busy_seconds: float = 0.0
-    """Time the generator was at work."""
+    runs: int = 1
+    """Runs that are added up here."""
     starved_by: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     """Time the generator waited for prompts, by who had what it needed: ``prompts`` (sources, or their preparation),
     ``validators`` or ``disk`` (the window was full, and nothing was waiting but what they held)."""
-    batches: int = 0
-    """Batches begun."""
-    rows_running: int = 0
-    """Prompts being generated now."""
-    rows_filled: int = 0
-    """Rows of all batches that held a prompt."""
-    rows_offered: int = 0
-    """Rows that all batches had room for."""
-    cells: int = 0
-    """Prompt tokens computed, padding included."""
-    padded_cells: int = 0
-    """Those of ``cells`` that were padding."""
-    out_of_memory: int = 0
-    """Batches that did not fit into memory and were tried again in parts."""
     stopping: bool = False
     """Whether the run was asked to stop and finishes what was begun."""
     finishing: int = 0
     """Prompts that a stopped run has still to decide: what was begun, and what must be decided before it."""
     drain_seconds: float = 0.0
     """Time that it may still take for that."""
-    device_bytes: int = 0
-    """Memory of accelerators that the model's process holds; 0 without one."""
     source_seconds: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     """Time the producer had room and waited for a prompt, by source; a wait that goes on included."""
     validator_seconds: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
@@ -95,12 +125,12 @@ class Snapshot:
     @property
     def tokens_per_second(self) -> float:
         """Tokens a second since generation began."""
-        return self.tokens / self.seconds if self.seconds > 0 else 0.0
+        return _share(self.tokens, self._elapsed)
 
     @property
     def stories_per_second(self) -> float:
         """Stories accepted a second since generation began."""
-        return self.new / self.seconds if self.seconds > 0 else 0.0
+        return _share(self.new, self._elapsed)
 
     @property
     def new_rejected(self) -> int:
@@ -121,16 +151,6 @@ class Snapshot:
     def starved(self) -> float:
         """Share of the time the generator waited for prompts, in [0, 1]."""
         return min(1.0, _share(self.starved_seconds, self.seconds))
-
-    @property
-    def fill(self) -> float:
-        """Share of the rows of all batches that held a prompt."""
-        return _share(self.rows_filled, self.rows_offered)
-
-    @property
-    def padding(self) -> float:
-        """Share of the prompt tokens computed that were padding."""
-        return _share(self.padded_cells, self.cells)
 
     @property
     def acceptance(self) -> float:
@@ -157,19 +177,13 @@ class Snapshot:
         if left <= 0:
             return 0.0
         begun = self.accepted_attempts * max(0.0, _share(self.generated, self.tokens) - 1)
-        pace = (self.accepted_attempts + begun) / self.seconds
+        pace = (self.accepted_attempts + begun) / self._elapsed
         return max((left - begun) / pace, _share(self.busy_seconds, self.batches) / 2)
 
-    def __add__(self, other: Snapshot) -> Snapshot:
-        goal = None if self.goal is None or other.goal is None else self.goal + other.goal
-        values: dict[str, Any] = {"goal": goal}
-        for name in (each.name for each in fields(self) if each.name != "goal"):
-            mine, theirs = getattr(self, name), getattr(other, name)
-            if isinstance(mine, Mapping):
-                values[name] = _added(mine, theirs)
-            else:
-                values[name] = mine or theirs if isinstance(mine, bool) else mine + theirs
-        return Snapshot(**values)
+    @property
+    def _elapsed(self) -> float:
+        """Seconds by the clock on the wall; of runs side by side, the mean."""
+        return self.seconds / self.runs
 
 
 class Watched(Protocol):
@@ -257,6 +271,14 @@ def duration(seconds: float) -> str:
 
 def _share(part: float, whole: float) -> float:
     return part / whole if whole > 0 else 0.0
+
+
+def _sum(one: Any, other: Any) -> Any:
+    if one is None or other is None:
+        return None
+    if isinstance(one, Mapping):
+        return _added(one, other)
+    return one or other if isinstance(one, bool) else one + other
 
 
 def _added(one: Mapping[str, _Number], other: Mapping[str, _Number]) -> Mapping[str, _Number]:

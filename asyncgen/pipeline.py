@@ -320,8 +320,9 @@ class Flow:
             "undecided": self.window.undecided,
             "window": self.window.size,
         }
-        metrics, backend = self.metrics, self.backend.snapshot()
+        metrics = self.metrics
         return Snapshot(
+            **self.backend.snapshot().values(),
             goal=self.config.num_stories,
             accepted=self.ordering.accepted,
             rejected=self.ordering.rejected,
@@ -332,21 +333,11 @@ class Flow:
             first_attempts=metrics.first_attempts,
             accepted_first=metrics.accepted_first,
             tokens=metrics.tokens,
-            generated=backend.tokens,
             seconds=metrics.seconds,
-            busy_seconds=backend.busy_seconds,
             starved_by=self.pool.starved_by,
-            batches=backend.batches,
-            rows_running=backend.rows_running,
-            rows_filled=backend.rows_filled,
-            rows_offered=backend.rows_offered,
-            cells=backend.cells,
-            padded_cells=backend.padded_cells,
-            out_of_memory=backend.out_of_memory,
             stopping=self.stopped,
             finishing=self.window.left if self.stopped else 0,
             drain_seconds=max(0.0, self._drained_by - time.monotonic()) if self.stopped else 0.0,
-            device_bytes=backend.device_bytes,
             source_seconds=MappingProxyType(dict(self.source.waited)),
             validator_seconds=MappingProxyType(dict(metrics.validator_seconds)),
             validator_calls=MappingProxyType(dict(metrics.validator_calls)),

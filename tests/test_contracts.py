@@ -37,7 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "config_file": {"config", "config_problems", "config_tree", "errors", "resources", "yaml_file"},
     "init_file": {"config"},
     "prompts": PLAIN | {"config"},
-    "backends": PLAIN | {"config", "packing"},
+    "backends": PLAIN | {"config", "metrics", "packing"},
     "validators": PLAIN | {"config"},
     "output": PLAIN | {"config"},
     "ordering": PLAIN | {"config"},

@@ -117,6 +117,8 @@ SNAPSHOTS = st.builds(
         if "Mapping" in str(each.type)
         else st.booleans()
         if each.type == "bool"
+        else st.integers(1, 9)
+        if each.name == "runs"
         else NUMBERS
         for each in fields(Snapshot)
     },
@@ -133,6 +135,16 @@ def test_what_two_snapshots_add_up_to_less_one_is_the_other(one: Snapshot, other
     assert lately.tokens == other.tokens
     assert {name: n for name, n in lately.starved_by.items() if n} == {k: n for k, n in other.starved_by.items() if n}
     assert (Snapshot(goal=None) + Snapshot(goal=3)).goal is None
+
+
+def test_runs_side_by_side_have_the_sum_of_their_paces_and_the_mean_of_their_shares() -> None:
+    one = Snapshot(goal=100, accepted_attempts=50, accepted=50, tokens=5000, generated=5000, seconds=10, busy_seconds=9)
+    both = one + one
+    assert both.tokens_per_second == 2 * one.tokens_per_second == 1000
+    assert both.stories_per_second == 2 * one.stories_per_second
+    assert both.busy == one.busy == 0.9
+    assert one.eta_seconds is not None
+    assert both.eta_seconds == pytest.approx(one.eta_seconds)
 
 
 # What limits the run.
@@ -184,7 +196,7 @@ IDLE = replace(AT_WORK, busy_seconds=4)
 def test_what_limits_a_run(snapshot: Snapshot, limit: str) -> None:
     assert bottleneck(snapshot) == limit
     before = replace(AT_WORK, seconds=1000, busy_seconds=1)
-    lately = replace(before + snapshot, depths=snapshot.depths, goal=snapshot.goal)
+    lately = replace(before + snapshot, depths=snapshot.depths, goal=snapshot.goal, runs=1)
     if limit:
         assert bottleneck(lately, before) == limit, "what was before does not count"
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from time import perf_counter
 
-from asyncgen.backends.base import BackendSnapshot
+from asyncgen.metrics import BackendSnapshot
 
 __all__ = ["Meter"]
 
@@ -53,7 +53,7 @@ class Meter:
         """Counts ``tokens`` more, and ``finished`` rows fewer that run."""
         counted, began = self._state
         running = counted.rows_running - finished
-        self._state = (replace(counted, tokens=counted.tokens + tokens, rows_running=running), began)
+        self._state = (replace(counted, generated=counted.generated + tokens, rows_running=running), began)
 
     def out_of_memory(self) -> None:
         """Counts a batch that did not fit."""

@@ -70,7 +70,7 @@ def test_the_meter_counts_what_happens_within_a_batch() -> None:
         meter.progress(5, finished=1)
         meter.out_of_memory()
         inside = meter.snapshot()
-        assert (inside.rows_running, inside.tokens, inside.batches) == (2, 5, 1)
+        assert (inside.rows_running, inside.generated, inside.batches) == (2, 5, 1)
         while meter.snapshot().busy_seconds <= inside.busy_seconds:
             pass
     after = meter.snapshot()
