@@ -5,6 +5,10 @@ from __future__ import annotations
 import io
 import os
 import re
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
@@ -43,6 +47,13 @@ FIGURE = re.compile(r"^(generator|limit|waiting|accepted|refused|memory) {2,}\S"
 class Flow:
     def snapshot(self) -> Snapshot:
         return SNAPSHOT
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 100
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 def run_in_terminal(cwd: Path, level: str = "silent", *, stories: int = 200, **options: object) -> Terminal:
@@ -174,6 +185,46 @@ def test_a_run_outlives_its_terminal(tmp_path: Path) -> None:
     terminal.vanish()
     assert terminal.process.wait(60) == 0
     assert len((tmp_path / "stories.jsonl").read_bytes().splitlines()) == 200
+
+
+def run_held(cwd: Path) -> Terminal:
+    """A run that writes more than a terminal takes which nobody reads, as if it was held with Ctrl-S."""
+    settings = ["backend={kind: echo, seconds_per_batch: 0.03, bad_share: 0.2}", "generation.batch_size=8"]
+    sets = [part for each in settings for part in ("--set", each)]
+    return Terminal(["-m", "asyncgen", "run", *sets, "--num-stories", "400", "--log-level", "debug"], cwd)
+
+
+def is_complete(cwd: Path) -> bool:
+    manifest = cwd / "stories.run.json"
+    return manifest.exists() and '"state": "complete"' in manifest.read_text()
+
+
+def test_a_terminal_that_is_held_holds_up_only_the_last_words(tmp_path: Path) -> None:
+    terminal = run_held(tmp_path)
+    wait_until(lambda: is_complete(tmp_path))
+    assert len((tmp_path / "stories.jsonl").read_bytes().splitlines()) == 400
+    assert terminal.process.poll() is None
+    terminal.follow()
+    assert terminal.wait() == 0
+    assert len(terminal.raw) > 100_000, "more than the kernel keeps"
+    bar = [at for at, line in enumerate(terminal.lines) if "400/400" in line]
+    assert len(bar) == 1
+    assert [line for line in terminal.lines[bar[0] :] if line.startswith("complete: 400 of 400")]
+
+
+@pytest.mark.parametrize("done", [False, True])
+def test_a_run_whose_terminal_is_held_can_be_interrupted(tmp_path: Path, done: bool) -> None:
+    terminal = run_held(tmp_path)
+    stories = tmp_path / "stories.jsonl"
+    wait_until(lambda: is_complete(tmp_path) if done else stories.exists() and stories.read_bytes().count(b"\n") > 100)
+
+    def interrupted() -> bool:
+        with suppress(ProcessLookupError):
+            terminal.process.send_signal(signal.SIGINT)
+        return terminal.process.poll() is not None
+
+    wait_until(interrupted)
+    assert terminal.wait() == 130
 
 
 async def test_quiet_is_quiet_and_plain_is_plain() -> None:

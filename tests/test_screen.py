@@ -15,7 +15,7 @@ from dataclasses import replace
 import pyte
 import pytest
 
-from asyncgen.dashboard import recent, tell
+from asyncgen.dashboard import recent, tell, wait_for_terminals
 from asyncgen.dashboard.screen import Screen
 from asyncgen.logs import configure
 from asyncgen.metrics import Snapshot
@@ -62,6 +62,7 @@ class Canvas:
 
     @property
     def rows(self) -> list[str]:
+        wait_for_terminals()
         self.out.write("\0")  # what was written before has come when this comes
         self.out.flush()
         raw = b""

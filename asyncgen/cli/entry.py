@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from asyncgen import errors
 from asyncgen.cli.app import app
-from asyncgen.dashboard import tell
+from asyncgen.dashboard import tell, wait_for_terminals
 
 __all__ = ["EXIT_CODES", "main"]
 
@@ -44,7 +44,17 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         tell("asyncgen: stopped")
         sys.exit(128 + signal.SIGINT)
+    finally:
+        _wait_for_terminals()
     sys.exit(0)
+
+
+def _wait_for_terminals() -> None:
+    """The last words wait for a terminal that is held, like those of any program; an interrupt ends that."""
+    try:
+        wait_for_terminals()
+    except KeyboardInterrupt:
+        os._exit(128 + signal.SIGINT)
 
 
 def _make_current_folder_importable() -> None:

@@ -6,15 +6,19 @@ import os
 from typing import TYPE_CHECKING, ClassVar, NoReturn, TextIO
 
 import anyio
+import anyio.to_thread
 from tqdm import tqdm
 
 from asyncgen.dashboard.figures import lay_out, printable, time_left
+from asyncgen.dashboard.patient import Patient
 from asyncgen.dashboard.recent import Recent
 from asyncgen.metrics import Snapshot, View, Watched
 
 __all__ = ["LEAST_COLUMNS", "Screen", "bars"]
 
 REFRESH_SECONDS = 0.25
+HELD_SECONDS = 0.5
+"""Time for a terminal to show the end of the bars; one that has not by then is held."""
 LEAST_COLUMNS = 20
 NARROW = 50
 """Columns below which the bar leaves out words."""
@@ -39,6 +43,8 @@ def bars(out: TextIO) -> View:
                 await anyio.sleep(REFRESH_SECONDS)
         finally:
             screen.close(flow)
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(screen.wait, limiter=anyio.CapacityLimiter(1))
 
     return watch
 
@@ -59,14 +65,14 @@ class Screen:
     """The bars, while they are up."""
 
     def __init__(self, out: TextIO, first: Snapshot) -> None:
-        self._out = out
+        self._out = Patient(out)
         self._size = _size(out)
         self._recent = Recent()
         columns, rows = self._size
         self._stories = _Bar(
             total=first.goal,
             initial=first.accepted,
-            file=out,
+            file=self._out,
             ncols=columns,
             nrows=rows,
             bar_format=_bar_format(first.goal, columns),
@@ -75,7 +81,9 @@ class Screen:
         self._lines: list[_Bar] = []
 
     def draw(self, flow: Watched, *, last: bool = False) -> None:
-        """Shows the state now; the ``last`` one estimates nothing any more."""
+        """Shows the state now, unless the terminal is held; the ``last`` one estimates nothing any more."""
+        if self._out.held and not last:
+            return
         snapshot = flow.snapshot()
         self._fit(snapshot.goal)
         columns, rows = self._size
@@ -86,13 +94,18 @@ class Screen:
         for at, text in enumerate(texts + [""] * (len(self._lines) - len(texts))):
             self._show(at, printable(text, self._out.encoding))
         self._out.write("\r")  # at the left the cursor stays where it is when the terminal changes its width
-        self._out.flush()
+        self._out.send()
 
     def close(self, flow: Watched) -> None:
         """Leaves the bar of stories as it is in the end, and nothing below it."""
         self.draw(flow, last=True)
         for bar in (*reversed(self._lines), self._stories):
             bar.close()
+        self._out.send()
+
+    def wait(self) -> None:
+        """Waits for a terminal that takes what it is given, not for one that is held."""
+        self._out.wait(HELD_SECONDS)
 
     def _show(self, at: int, text: str) -> None:
         if at == len(self._lines):
@@ -131,7 +144,7 @@ def _bar_format(goal: int | None, columns: int) -> str:
     return WIDE_BAR if columns >= NARROW else NARROW_BAR
 
 
-def _size(out: TextIO) -> tuple[int, int]:
+def _size(out: TextIO | Patient) -> tuple[int, int]:
     """Columns to write into and rows. The last column stays free: some terminals begin a line after it at once."""
     try:
         columns, rows = os.get_terminal_size(out.fileno())

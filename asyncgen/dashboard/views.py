@@ -11,6 +11,7 @@ import anyio
 from tqdm import tqdm
 
 from asyncgen.dashboard.figures import one_line, printable
+from asyncgen.dashboard.patient import Patient
 from asyncgen.dashboard.recent import Recent
 from asyncgen.dashboard.screen import LEAST_COLUMNS, bars
 from asyncgen.metrics import View, Watched
@@ -69,10 +70,14 @@ def tell(text: str, out: TextIO | None = None) -> None:
     if stream is None:
         return
     with suppress(OSError, ValueError):
-        if getattr(tqdm, "_instances", None):  # bars are up
-            tqdm.write(text, file=stream)
-        else:
-            print(text, file=stream)
+        bars_up = bool(getattr(tqdm, "_instances", None))
+        patient = Patient.of(stream)
+        if patient is not None and (bars_up or patient.held):
+            if not patient.full:
+                (tqdm.write if bars_up else print)(text, file=patient)
+            patient.send()
+            return
+        (tqdm.write if bars_up else print)(text, file=stream)
         stream.flush()
 
 

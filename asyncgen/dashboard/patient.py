@@ -1,0 +1,107 @@
+"""Writing to a terminal that may be held (Ctrl-S), or that nobody reads, without waiting for it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TextIO
+from weakref import WeakSet
+
+__all__ = ["Patient", "wait_for_terminals"]
+
+MOST = 1_000_000
+"""Characters that may wait for a terminal; what is told beyond them is lost."""
+
+
+class Patient:
+    """A stream in front of ``out``. What is written waits until ``send``, then a thread passes it on, however long the
+    terminal takes; the thread ends when nothing is left. It is a daemon, and holds no lock of Python's streams while
+    it waits: a terminal that is never released must not keep the process from ending.
+    """
+
+    def __init__(self, out: TextIO) -> None:
+        self.out = out
+        self._lock = threading.Lock()
+        self._pending: list[str] = []
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
+        self.encoding = out.encoding
+        _patients.add(self)
+
+    @staticmethod
+    def of(out: TextIO) -> Patient | None:
+        """The one in front of ``out``, if there is one."""
+        return next((each for each in list(_patients) if each.out is out), None)
+
+    @property
+    def held(self) -> bool:
+        """Whether the terminal has not yet taken what was sent."""
+        return self._thread is not None
+
+    @property
+    def full(self) -> bool:
+        """Whether so much waits that no more should be told."""
+        return sum(map(len, self._pending)) > MOST
+
+    def fileno(self) -> int:
+        """That of the terminal."""
+        return self.out.fileno()
+
+    def isatty(self) -> bool:
+        """Whether it is one."""
+        return self.out.isatty()
+
+    def write(self, text: str) -> int:
+        """Keeps the text for ``send``."""
+        with self._lock:
+            self._pending.append(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing: tqdm flushes each line of many that belong together."""
+
+    def send(self) -> None:
+        """Passes on what was written. Raises what went wrong the last time: OSError or ValueError."""
+        with self._lock:
+            if self._error is not None:
+                raise self._error
+            if self._thread is None and self._pending:
+                self._thread = threading.Thread(target=self._pass_on, name="asyncgen terminal", daemon=True)
+                self._thread.start()
+
+    def wait(self, seconds: float | None = None) -> None:
+        """Waits until everything has been passed on, or for so long."""
+        if (thread := self._thread) is not None:
+            thread.join(seconds)
+
+    def _pass_on(self) -> None:
+        while True:
+            with self._lock:
+                text = "".join(self._pending)
+                self._pending.clear()
+                if not text or self._error is not None:
+                    self._thread = None
+                    return
+            try:
+                self._put(text)
+            except (OSError, ValueError) as error:
+                self._error = error
+
+    def _put(self, text: str) -> None:
+        if not self.out.isatty():
+            self.out.write(text)
+            self.out.flush()
+            return
+        self.out.flush()
+        rest = memoryview(text.encode(self.out.encoding, "replace"))
+        while rest:
+            rest = rest[os.write(self.out.fileno(), rest) :]
+
+
+_patients: WeakSet[Patient] = WeakSet()
+
+
+def wait_for_terminals() -> None:
+    """Waits until the terminals have taken everything."""
+    for each in list(_patients):
+        each.wait()
