@@ -173,7 +173,7 @@ class FunctionValidator(_Section):
     name: Annotated[str, Field(min_length=1, pattern=r"^[^:\n]+$")] | None = None
     """What reasons and statistics call it; null is the function's name."""
     concurrency: Annotated[int, Field(ge=1, le=10_000)] = 16
-    """Calls that may be under way at once."""
+    """Calls that may be under way at once, beside those that took too long and have not ended."""
     timeout: Annotated[float, Field(gt=0, le=86_400)] = 60.0
     """Seconds that one call may take; longer counts as a failed check."""
     weight: Annotated[float, Field(ge=0)] = 0.0

@@ -25,8 +25,7 @@ from asyncgen.pipeline import Flow, seen_before, too_few_prompts
 from asyncgen.prompts import End, input_files, open_source
 from asyncgen.report import Outcome, Report
 from asyncgen.tasks import in_thread, single_cause
-from asyncgen.validators import input_files as validator_files
-from asyncgen.validators import open_validators
+from asyncgen.validators import open_validators, validator_files
 
 _log = logging.getLogger(__name__)
 

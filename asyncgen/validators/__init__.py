@@ -5,10 +5,10 @@ text -> words -> builtin facts, banned words, patterns, readability -> Judge -> 
 
 from __future__ import annotations
 
-from asyncgen.validators.functions import Functions
+from asyncgen.validators.asking import Functions
 from asyncgen.validators.inflections import inflections
 from asyncgen.validators.judge import BUILT_IN, KINDS, Judge
-from asyncgen.validators.opening import Validators, input_files, open_validators
+from asyncgen.validators.opening import Validators, open_validators, validator_files
 from asyncgen.validators.text import fingerprint64, normalise
 
 __all__ = [
@@ -19,7 +19,7 @@ __all__ = [
     "Validators",
     "fingerprint64",
     "inflections",
-    "input_files",
     "normalise",
     "open_validators",
+    "validator_files",
 ]

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from asyncgen.config import Config
 from asyncgen.functions import source_file
-from asyncgen.validators.functions import Functions, load_functions
+from asyncgen.validators.asking import Functions, load_functions
 from asyncgen.validators.judge import Judge
 from asyncgen.validators.readability import known_words_path
 
-__all__ = ["Validators", "input_files", "open_validators"]
+__all__ = ["Validators", "open_validators", "validator_files"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ def open_validators(config: Config) -> Validators:
     return Validators(judge, Functions(checks, settings, judge.weight) if checks else None)
 
 
-def input_files(config: Config) -> dict[str, Path | str]:
+def validator_files(config: Config) -> dict[str, Path | str]:
     """What verdicts depend on besides the configuration's own values, as far as it is in use: a path for a file.
 
     Keys: ``validation.banned_words``, ``validation.known_words``, and for each function ``validation.functions[0]``,

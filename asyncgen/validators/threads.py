@@ -23,6 +23,12 @@ class Threads:
         self._name = name
         self.abandoned = 0
         """Threads still running whose caller was cancelled."""
+        self._one_ended = anyio.Event()
+
+    async def wait_until_fewer(self, abandoned: int) -> None:
+        """Waits until fewer than so many threads are abandoned."""
+        while self.abandoned >= abandoned:
+            await self._one_ended.wait()
 
     async def run(self, function: Callable[[], object]) -> object:
         """What ``function`` returns or raises. Cancelled, it leaves the thread behind, which ends with its call."""
@@ -33,7 +39,10 @@ class Threads:
         errors: list[BaseException] = []
 
         def ended() -> None:
-            self.abandoned -= abandoned
+            if abandoned:
+                self.abandoned -= 1
+                self._one_ended.set()
+                self._one_ended = anyio.Event()
             done.set()
 
         def work() -> None:

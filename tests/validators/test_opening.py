@@ -9,7 +9,7 @@ import pytest
 
 from asyncgen.config import Config
 from asyncgen.resources import data_file
-from asyncgen.validators import input_files
+from asyncgen.validators import validator_files
 from tests.programs import asyncgen
 
 
@@ -25,12 +25,12 @@ from tests.programs import asyncgen
     ],
 )
 def test_inputs_are_the_files_in_use(settings: dict[str, Any], names: set[str]) -> None:
-    assert set(input_files(Config.model_validate({"validation": settings}))) == names
+    assert set(validator_files(Config.model_validate({"validation": settings}))) == names
 
 
 def test_the_packaged_list_is_an_input_too() -> None:
     config = Config.model_validate({"validation": {"readability": {"min_known_words": 0.5}}})
-    assert input_files(config) == {"validation.known_words": data_file("known_words.txt")}
+    assert validator_files(config) == {"validation.known_words": data_file("known_words.txt")}
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from asyncgen.config import Config
 from asyncgen.errors import ConfigError, TooManyRejections
 from asyncgen.functions import find_function
 from asyncgen.records import Rejection
-from asyncgen.validators import input_files, open_validators
+from asyncgen.validators import open_validators, validator_files
 from tests.flows import Record, config_for, decide, flow_for, texts
 from tests.programs import asyncgen as program
 from tests.programs import records
@@ -176,12 +176,64 @@ async def test_one_that_always_raises_stops_the_run_and_keeps_what_was_decided(t
     assert [record["metadata"]["index"] for record in records(tmp_path / "s.jsonl")] == list(range(100))
 
 
-async def test_plain_calls_that_never_end_are_not_piled_up(tmp_path: Path) -> None:
+async def test_a_call_left_behind_ends_no_run_however_few_may_be_under_way(tmp_path: Path) -> None:
+    path, module = checks(
+        tmp_path,
+        """
+hangs, go = threading.Event(), threading.Event()
+
+def check(completion):
+    if hangs.is_set():  # another call goes on, so this one ends it
+        go.set()
+    elif completion.prompt.index == 7:
+        hangs.set()
+        go.wait()
+""",
+    )
+    with anyio.fail_after(60):
+        found = await decide(asking(path, each={"timeout": 1, "concurrency": 1}), prompts=40)
+    assert refused(found) == {7: "check: took longer than 1 s"}
+    assert module.go.is_set()
+    _join_checks()
+
+
+async def test_texts_wait_for_calls_left_behind_when_there_are_too_many(tmp_path: Path) -> None:
+    path, module = checks(
+        tmp_path,
+        """
+first, go = set(), threading.Event()
+
+def check(completion):
+    if len(first) < 4:
+        first.add(completion.prompt.index)
+        go.wait()
+""",
+    )
+    found: list[Record] = []
+
+    async def sink(group: Sequence[Record]) -> None:
+        found.extend(group)
+
+    with anyio.fail_after(60):
+        config = asking(path, each={"timeout": 3, "concurrency": 4})
+        async with flow_for(config, prompts=40) as flow, anyio.create_task_group() as group:
+            group.start_soon(flow.run, sink)
+            while flow.snapshot().reasons.get("check", 0) < 4:
+                await anyio.lowlevel.checkpoint()
+            await anyio.sleep(0.2)  # nobody can be asked, and the run waits
+            module.go.set()
+    assert len(found) == 40
+    assert refused(found) == dict.fromkeys(sorted(module.first), "check: took longer than 3 s")
+    _join_checks()
+
+
+@pytest.mark.parametrize(("concurrency", "calls"), [(1, "4"), (6, r"(6|7|8|9|10|11)")])
+async def test_plain_calls_that_never_end_are_not_piled_up(tmp_path: Path, concurrency: int, calls: str) -> None:
     path, module = checks(tmp_path, "go = threading.Event()\ndef check(c): go.wait()")
-    config = asking(path, each={"timeout": 0.05, "concurrency": 3}, num_stories=5000)
+    config = asking(path, each={"timeout": 0.05, "concurrency": concurrency}, num_stories=5000)
     with (
         anyio.fail_after(60),
-        pytest.raises(TooManyRejections, match="'check' has 3 calls that took longer"),
+        pytest.raises(TooManyRejections, match=rf"'check' has {calls} calls that took longer"),
     ):
         await decide(config)
     module.go.set()
@@ -386,7 +438,7 @@ def test_inputs_are_the_code_and_the_name_but_no_path(tmp_path: Path) -> None:
     config = Config.model_validate({"validation": {"functions": functions}})
     from tests import programs
 
-    assert input_files(config) == {
+    assert validator_files(config) == {
         "validation.functions[0]": path,
         "validation.functions[0].name": "check",
         "validation.functions[1]": Path(programs.__file__),

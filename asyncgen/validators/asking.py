@@ -33,6 +33,9 @@ Count = Callable[[str, float], object]
 
 _SHOWN = 300
 
+LEFT_BEHIND = 4
+"""Calls that took too long and have not ended, beside which others are begun; ``concurrency``, if that is more."""
+
 
 def load_functions(settings: Validation) -> tuple[FunctionCheck, ...]:
     """All functions of ``settings``, in its order. Imports their modules, so it may take long.
@@ -120,13 +123,14 @@ class FunctionCheck:
         self._is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
         self._slots = anyio.Semaphore(settings.concurrency)
         self._threads = Threads(name)
+        self._most_left_behind = max(LEFT_BEHIND, settings.concurrency)
         self._failures = Failures()
         self._given_up = False
 
     async def __call__(self, completion: Completion, count: Count) -> Answer:
         """What the function says, or that it failed. Raises TooManyRejections when it does so too often."""
         async with self._slots:
-            self._refuse_when_stuck()
+            await self._wait_while_stuck()
             began = time.monotonic()
             try:
                 answer = read_answer(await self._call(completion))
@@ -165,9 +169,14 @@ class FunctionCheck:
                 hint="mend the function, then run again; what was decided is kept",
             ) from error
 
-    def _refuse_when_stuck(self) -> None:
-        """Calls that took too long leave their threads behind; there must not be ever more of them."""
-        if self._threads.abandoned >= self.concurrency and not self._given_up:
+    async def _wait_while_stuck(self) -> None:
+        """Calls that took too long leave their threads behind; there must not be ever more of them. When there are too
+        many, one may take as long again to end.
+        """
+        with anyio.move_on_after(self._timeout):
+            await self._threads.wait_until_fewer(self._most_left_behind)
+            return
+        if not self._given_up:
             self._given_up = True
             raise TooManyRejections(
                 f"the check {self.name!r} has {self._threads.abandoned} calls that took longer than "
