@@ -41,10 +41,12 @@ clean:
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(STAMP): pyproject.toml constraints.txt
+	@echo "installing into $(VENV): 1.2 GB (several GB more if torch brings CUDA), a minute or two"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
 	@touch $@
 
 $(TEST_STAMP): pyproject.toml constraints.txt $(STAMP)
+	@echo "installing what the tests need into $(VENV): half a GB more"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	@touch $@

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -13,8 +14,9 @@ from asyncgen.config import Config
 __all__ = ["render_config", "render_schema"]
 
 
-def render_config(schema_name: str) -> str:
-    """The default configuration as YAML, each key with its comment; it loads to ``Config()``.
+def render_config(schema_name: str, output_path: str) -> str:
+    """The default configuration as YAML, each key with its comment, but for ``output_path``: two configurations in one
+    directory have an output each.
 
     ``schema_name`` is the schema's file, in the same directory, for editors that know yaml-language-server.
     """
@@ -23,7 +25,7 @@ def render_config(schema_name: str) -> str:
         "# A run of asyncgen: python -m asyncgen run THIS_FILE",
         "# Every key may be left out; relative paths are relative to this file.",
         "",
-        *_section(Config(), ""),
+        *_section(Config(output_path=Path(output_path)), ""),
     ]
     return "\n".join(lines) + "\n"
 

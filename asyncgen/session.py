@@ -110,6 +110,8 @@ def _tell_how_it_goes_on(config: Config, output: Output, tell: Notice) -> None:
         output.accepted,
         output.rejected,
     )
+    if output.made_folder is not None:
+        tell(f"made the folder {output.made_folder}")
     for caution in cautions(config):
         tell(caution)
     for note in output.notes:

@@ -82,7 +82,7 @@ def test_check_tells_what_a_run_would_do(tmp_path: Path) -> None:
     assert "2 of 10 examples in front" in done.stdout
     assert "caution" not in done.stdout
     done = asyncgen("check", "--set", "template='about {word1}'", cwd=tmp_path, env=without_torch(tmp_path))
-    assert "knows the built-in template only" in done.stdout
+    assert "is a toy: expect nonsense" in done.stdout
 
 
 @pytest.mark.parametrize(

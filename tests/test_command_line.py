@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -109,6 +110,28 @@ def test_a_flag_outweighs_set_and_set_the_file(tmp_path: Path) -> None:
     flags = ("--num-stories", "3", "--set", "num_stories=2")
     assert asyncgen("run", "c.yaml", *flags, cwd=tmp_path, env=without_torch(tmp_path)).returncode == 0
     assert len(records(tmp_path / "stories.jsonl")) == 3
+
+
+def test_a_reader_who_has_seen_enough_ends_it_in_silence(tmp_path: Path) -> None:
+    program = shlex.join([sys.executable, "-m", "asyncgen", "preview", *ECHO, "-n", "1000"])
+    done = subprocess.run(
+        ["bash", "-c", f"{program} | head -n 1; echo ${{PIPESTATUS[0]}}"],
+        cwd=tmp_path,
+        env=without_torch(tmp_path),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stderr, done.stdout.splitlines()[1:]) == ("", ["141"])
+
+
+def test_two_configurations_in_one_folder_have_an_output_each(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        assert asyncgen("init", f"{name}.yaml", cwd=tmp_path, env=without_torch(tmp_path)).returncode == 0
+        flags = ("--set", "backend={kind: echo}", "--num-stories", "2", "--set", f"seed={name == 'two':d}")
+        done = asyncgen("run", f"{name}.yaml", *flags, cwd=tmp_path, env=without_torch(tmp_path))
+        assert done.returncode == 0, done.stderr
+        assert len(records(tmp_path / f"{name}.jsonl")) == 2
 
 
 def test_quiet_shows_errors_and_the_final_summary_only(tmp_path: Path) -> None:

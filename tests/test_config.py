@@ -67,8 +67,8 @@ def test_every_shipped_configuration_loads(path: Path) -> None:
 
 
 def test_init_writes_the_defaults(write: Callable[[str], Path], tmp_path: Path) -> None:
-    config = load_config(write(render_config("x.schema.json")))
-    assert config == Config(output_path=tmp_path / "stories.jsonl")
+    config = load_config(write(render_config("x.schema.json", "x.jsonl")))
+    assert config == Config(output_path=tmp_path / "x.jsonl")
 
 
 def test_every_field_is_described_in_the_schema() -> None:

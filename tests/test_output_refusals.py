@@ -47,6 +47,26 @@ def test_a_folder_that_turns_read_only_is_exit_2_until_something_is_there(tmp_pa
     assert (done.returncode, "what was committed is safe" in done.stderr) == (74, True), done.stderr
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc, a folder in which no file can be made")
+def test_a_folder_that_takes_no_files_is_not_taken_for_another_run(tmp_path: Path) -> None:
+    done = asyncgen("run", *ECHO, "--output-path", "/proc/s.jsonl", cwd=tmp_path, env=without_torch(tmp_path))
+    assert done.returncode == 2, done.stderr
+    assert "output_path: /proc/s.jsonl cannot be written: No such file" in done.stderr
+    assert "another run" not in done.stderr
+
+
+def test_folders_that_were_not_there_are_told(tmp_path: Path) -> None:
+    flags = ("--num-stories", "1", "--output-path", "new/sub/s.jsonl")
+    for told in (True, False):
+        done = asyncgen("run", *ECHO, *flags, cwd=tmp_path, env=without_torch(tmp_path))
+        assert done.returncode == 0, done.stderr
+        assert (f"made the folder {tmp_path / 'new' / 'sub'}\n" in done.stderr) == told
+    for told in (True, False):
+        done = asyncgen("init", "configs/a.yaml", "--force", cwd=tmp_path, env=without_torch(tmp_path))
+        assert done.returncode == 0, done.stderr
+        assert ("made the folder configs\n" in done.stdout) == told
+
+
 def test_a_model_that_fails_to_load_leaves_no_empty_files(tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
     for name, text in (("config.json", "{}"), ("tokenizer.json", "{}"), ("model.safetensors", "")):

@@ -46,7 +46,7 @@ def test_the_commands_for_your_own_stories(tmp_path: Path) -> None:
             text = re.sub(r"backend:\n(  .*\n)+", "backend: {kind: echo}\n", path.read_text())
             path.write_text(text)
         if command[3] == "run":
-            assert len(records(tmp_path / "stories.jsonl")) == int(command[-1])
+            assert len(records(tmp_path / "my.jsonl")) == int(command[-1])
 
 
 def test_the_template_shown_is_the_built_in_one() -> None:

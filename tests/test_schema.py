@@ -86,4 +86,4 @@ def test_both_refuse_unknown_keys_at_every_level(tmp_path: Path, place: Place, n
 
 
 def test_the_defaults_written_out_are_valid() -> None:
-    SCHEMA.validate(yaml.safe_load(render_config("x.json")))
+    SCHEMA.validate(yaml.safe_load(render_config("x.json", "x.jsonl")))

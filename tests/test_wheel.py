@@ -143,7 +143,7 @@ def test_the_installed_program_makes_stories_from_what_it_brought(installed: tup
     call(program, "init", "demo.yaml")
     assert "all is well" in call(program, "check", "demo.yaml")
     call(program, "run", "demo.yaml", "--num-stories", "3")
-    assert len(records(tmp_path / "stories.jsonl")) == 3
+    assert len(records(tmp_path / "demo.jsonl")) == 3
     assert call(str(python), "-m", "asyncgen", "--version") == f"asyncgen {asyncgen.__version__}\n"
 
 

@@ -19,6 +19,7 @@ __all__ = ["cautions", "check_model", "locate"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _HUB_ID_LENGTH = 96
+_INSTALL = "in a clone of asyncgen: pip install -c constraints.txt -e"
 _PICKLE_PATTERNS = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _TOKENIZER_PATTERNS = ("tokenizer.*", "vocab*", "*.model", "*.spm", "tekken.json")
 
@@ -44,7 +45,7 @@ def cautions(config: Config) -> tuple[str, ...]:
     uses_model = isinstance(config.backend, AutoBackend | StaticBackend)
     own_prompts = config.template is not None or config.sources is not None
     if uses_model and own_prompts and config.model_name == BUNDLED_MODEL:
-        return (f"{BUNDLED_MODEL} is a toy that knows the built-in template only: with other prompts expect nonsense",)
+        return (f"{BUNDLED_MODEL} is a toy: expect nonsense with prompts that are not like the built-in template's",)
     return ()
 
 
@@ -127,7 +128,7 @@ def _check_packages(backend: AutoBackend | StaticBackend) -> None:
     if backend.quantization is not None and find_spec("bitsandbytes") is None:
         raise ModelError(
             f"quantization {backend.quantization} needs the package bitsandbytes",
-            hint="pip install 'asyncgen[quantization]'",
+            hint=f"{_INSTALL} '.[quantization]'",
         )
     if backend.device_map is not None and find_spec("accelerate") is None:
-        raise ModelError("device_map needs the package accelerate", hint="pip install 'asyncgen[accelerate]'")
+        raise ModelError("device_map needs the package accelerate", hint=f"{_INSTALL} '.[accelerate]'")

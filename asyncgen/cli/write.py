@@ -26,8 +26,11 @@ def init_command(
         for path in (file, schema):
             if path.exists():
                 raise ConfigError(f"{path}: exists already", hint="--force overwrites it")
-    _write(file, render_config(schema.name))
+    made = not file.parent.exists()
+    _write(file, render_config(schema.name, file.with_suffix(".jsonl").name))
     _write(schema, render_schema())
+    if made:
+        say(f"made the folder {file.parent}")
     say(f"wrote {file} (and {schema} for editors); next: python -m asyncgen run {file}")
 
 

@@ -82,9 +82,10 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def make_folder(folder: Path) -> None:
-    """Makes ``folder`` and what is missing above it, for good."""
+def make_folder(folder: Path) -> bool:
+    """Makes ``folder`` and what is missing above it, for good; whether there was anything to make."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for each in missing:
         sync_folder(each.parent)
+    return bool(missing)

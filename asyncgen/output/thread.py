@@ -7,9 +7,12 @@ application's own executor is never filled with our fsyncs.
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TypeVar
 
 import anyio
@@ -49,26 +52,30 @@ async def disk_thread() -> AsyncIterator[DiskThread]:
 
 
 @asynccontextmanager
-async def locked(places: Places, thread: DiskThread) -> AsyncIterator[None]:
-    """Holds the output's lock; makes its folder first. Raises OutputInUse, OSError.
+async def locked(places: Places, thread: DiskThread) -> AsyncIterator[Path | None]:
+    """Holds the output's lock; makes its folder first, and gives that if it was not there. Raises OutputInUse, OSError.
 
     The lock belongs to an open file of this process: it ends with the process, however that ends. The file stays.
     """
     lock = FileLock(places.lock, thread_local=False)
     try:
         with anyio.CancelScope(shield=True):
-            await thread.run(_take, lock, places)
-        yield
+            made = await thread.run(_take, lock, places)
+        yield made
     finally:
         with anyio.CancelScope(shield=True):
             await thread.run(lock.release)
 
 
-def _take(lock: FileLock, places: Places) -> None:
-    make_folder(places.lock.parent)
+def _take(lock: FileLock, places: Places) -> Path | None:
+    folder = places.lock.parent
+    made = make_folder(folder)
     try:
         lock.acquire(blocking=False)
     except Timeout as error:
+        if not places.lock.exists():  # nobody holds it: this is how filelock says that it cannot be made
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from error
         raise OutputInUse(
             f"{places.stories} is being written by another run", hint="wait for it, or give another output_path"
         ) from error
+    return folder if made else None

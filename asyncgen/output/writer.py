@@ -71,7 +71,7 @@ async def open_output(
         thread = await stack.enter_async_context(disk_thread())
         places = await thread.run(Places.of, config.output_path)
         with entering(places):
-            await stack.enter_async_context(locked(places, thread))
+            made = await stack.enter_async_context(locked(places, thread))
             is_new = await thread.run(_is_new, places)
             pair = await stack.enter_async_context(_closing(Pair(places, thread)))
             with anyio.CancelScope(shield=True):
@@ -79,6 +79,7 @@ async def open_output(
                 await _open_whole(pair)
                 await thread.run(manifests.replace, places.manifest, opened.manifest)
         output = Output(config, places, pair, opened, thread)
+        output.made_folder = made
         refused = False
         try:
             yield output
@@ -151,6 +152,8 @@ class Output:
         self._closed = False
         self.resumed = opened.mark.index > 0
         """Whether records were there already."""
+        self.made_folder: Path | None = None
+        """The output's folder, if it was not there before."""
         self.notes = opened.news
         """What differs from the run before and does not change the plan."""
 
