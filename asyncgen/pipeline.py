@@ -49,7 +49,7 @@ GROUP = 32
 """Prompts planned and prepared at a time."""
 
 SLICE = 16
-"""Completions judged between two checkpoints of the event loop: a millisecond or two."""
+"""Completions judged between two checkpoints of the event loop: a millisecond or two (without patterns)."""
 
 Sink = Callable[[Sequence[Story | Rejection]], Awaitable[None]]
 """Takes decided records, in index order."""
@@ -78,6 +78,8 @@ class Flow:
         self.pool = PromptPool(self.window, self._whose_turn)
         self.metrics = Metrics()
         self.judge: Callable[[Completion], Verdict] = validators.judge
+        self._judging_may_take_long = validators.judge.may_take_long
+        self._judging_in_thread = False
         self.functions = validators.functions
         repeats = Seen() if seen is None else seen
         self.ordering = Ordering(
@@ -92,6 +94,7 @@ class Flow:
         self._writing = False
         self._planning = anyio.CancelScope()
         self._threads = anyio.CapacityLimiter(1)  # our own, never the application's default tokens
+        self._judges = anyio.CapacityLimiter(1)
         self._completions, self._completions_in = anyio.create_memory_object_stream[tuple[Completion, ...]](
             self.window.size
         )
@@ -213,7 +216,7 @@ class Flow:
         async for group in completions:
             for at in range(0, len(group), SLICE):
                 began = time.perf_counter()
-                judged = [self.judge(completion) for completion in group[at : at + SLICE]]
+                judged = await self._judge_slice(group[at : at + SLICE])
                 self.metrics.validated(BUILT_IN, time.perf_counter() - began, len(judged))
                 if self.functions is not None:
                     for verdict in judged:
@@ -222,6 +225,18 @@ class Flow:
                     judged = [verdict for verdict in judged if not verdict.accepted]
                 await self._pass_on(judged, verdicts)
                 await anyio.lowlevel.checkpoint()
+
+    async def _judge_slice(self, completions: Sequence[Completion]) -> list[Verdict]:
+        """Judges on the loop, where that takes less than handing over to a thread, unless there are patterns."""
+        if not self._judging_may_take_long:
+            return [self.judge(completion) for completion in completions]
+        self._judging_in_thread = True
+        try:
+            return await anyio.to_thread.run_sync(
+                lambda: [self.judge(completion) for completion in completions], limiter=self._judges
+            )
+        finally:
+            self._judging_in_thread = False
 
     async def _ask(
         self,
@@ -282,7 +297,8 @@ class Flow:
         """
         if not (self.window.blocked or self.window.ended):
             return "prompts"
-        return "disk" if self._writing and not self._to_judge and not self._judging else "validators"
+        judging = self._to_judge or self._judging or self._judging_in_thread
+        return "disk" if self._writing and not judging else "validators"
 
     @property
     def _to_judge(self) -> int:

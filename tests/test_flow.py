@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from hypothesis import strategies as st
 
 from asyncgen.config import Generation, Validation
 from asyncgen.errors import BackendFailed, SourcesEnded, TooManyRejections
-from asyncgen.records import Prompt, Rejection
+from asyncgen.pipeline import Flow
+from asyncgen.records import Completion, Prompt, Rejection, Verdict
 from tests.flows import Record, config_for, decide, flow_for, texts
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_thread_of_ours_is_left")]
@@ -164,6 +166,62 @@ async def test_a_hopeless_run_stops_and_says_why() -> None:
     config = config_for(num_stories=1000, bad_share=1.0).model_copy(update={"max_rejection_rate": 0.9})
     with pytest.raises(TooManyRejections, match=r"200 of the last 200 .* too short"):
         await decide(config)
+
+
+SLOW = r"(?:[\s\S]|[\s\S]{2})+\d{9}$"
+"""A pattern that gives up on no text before its time is over."""
+
+
+class Judging:
+    """Looks on while texts are judged."""
+
+    def __init__(self, flow: Flow) -> None:
+        self.begun = self.ended = 0
+        self.threads: set[threading.Thread] = set()
+        self._judge = flow.judge
+        flow.judge = self
+
+    def __call__(self, completion: Completion) -> Verdict:
+        self.threads.add(threading.current_thread())
+        self.begun += 1
+        verdict = self._judge(completion)
+        self.ended += 1
+        return verdict
+
+
+async def nowhere(_: Sequence[Record]) -> None:
+    """A sink."""
+
+
+@pytest.mark.parametrize("patterns", [(), ("never",)])
+async def test_texts_are_judged_on_the_loop_unless_there_are_patterns(patterns: tuple[str, ...]) -> None:
+    config = config_for(num_stories=40, validation=Validation(forbid_patterns=patterns))
+    async with flow_for(config) as flow:
+        judging = Judging(flow)
+        await flow.run(nowhere)
+    assert judging.ended >= 40
+    assert (threading.current_thread() in judging.threads) == (not patterns)
+
+
+async def test_a_slow_pattern_holds_up_neither_the_loop_nor_a_cancellation() -> None:
+    config = config_for(
+        num_stories=None,
+        generation=Generation(batch_size=8),
+        validation=Validation(forbid_patterns=(SLOW, SLOW + "a", SLOW + "b")),
+    )
+    turns = 0
+    async with flow_for(config, prompts=8) as flow, anyio.create_task_group() as group:
+        judging = Judging(flow)
+        group.start_soon(flow.run, nowhere)
+        while not judging.begun:
+            await anyio.lowlevel.checkpoint()
+        while turns < 100:
+            turns += 1
+            await anyio.lowlevel.checkpoint()
+        assert judging.ended == 0, "the loop goes on while the first text is searched"
+        group.cancel_scope.cancel()
+    assert judging.ended == 0, "not even the first text's patterns are all tried"
+    assert flow.snapshot().attempts == 0
 
 
 class Broken:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
+
+import anyio.from_thread
 
 from asyncgen.config import Validation
 from asyncgen.errors import ConfigError
@@ -88,8 +91,18 @@ class Patterns:
         self._patterns = [(each, False) for each in forbid] + [(each, True) for each in require]
 
     def __call__(self, completion: Completion, _folded: str, _words: Sequence[str]) -> list[str]:
-        """Everything that patterns say against a text."""
-        return [reason for each, wanted in self._patterns if (reason := _search(each, completion.text, wanted))]
+        """Everything that patterns say against a text. In a worker thread, cancellation comes between two."""
+        reasons = []
+        for pattern, wanted in self._patterns:
+            _leave_if_cancelled()
+            if reason := _search(pattern, completion.text, wanted):
+                reasons.append(reason)
+        return reasons
+
+
+def _leave_if_cancelled() -> None:
+    with suppress(RuntimeError):  # no worker thread of anyio's
+        anyio.from_thread.check_cancelled()
 
 
 def _search(pattern: Any, text: str, wanted: bool) -> str:
@@ -97,7 +110,7 @@ def _search(pattern: Any, text: str, wanted: bool) -> str:
     began, limit = time.thread_time(), PATTERN_SECONDS
     while True:
         try:
-            match = pattern.search(text, timeout=limit)
+            match = pattern.search(text, timeout=limit, concurrent=True)  # others may run meanwhile
             break
         except TimeoutError:
             # ``regex`` counts the processor time of all threads, those of a model on 64 cores included: only our own

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from asyncgen.config import Validation
 from asyncgen.records import Completion, Verdict
-from asyncgen.validators.banned import load_banned_words, load_patterns
+from asyncgen.validators.banned import Patterns, load_banned_words, load_patterns
 from asyncgen.validators.builtin import look, reasons_of
 from asyncgen.validators.quality import Quality, ease_of, low_quality, mean
 from asyncgen.validators.readability import load_readability
@@ -58,6 +58,11 @@ class Judge:
         self._to_come = math.fsum(each.weight for each in settings.functions)
 
     @property
+    def may_take_long(self) -> bool:
+        """Whether texts belong into a thread: there are patterns, which may take half a second each."""
+        return any(isinstance(check, Patterns) for check in self._checks)
+
+    @property
     def weight(self) -> float:
         """What the built-in checks' score weighs in the whole."""
         return self._quality.weight
@@ -65,8 +70,8 @@ class Judge:
     def __call__(self, completion: Completion) -> Verdict:
         """Accepts ``completion``, or gives every reason against it.
 
-        About 0.1 ms for a story of 100 words. A completion with an error, or without a word in it, has that one
-        reason and quality 0, also when validation is switched off.
+        About 0.1 ms for a story of 100 words, patterns aside. A completion with an error, or without a word in it, has
+        that one reason and quality 0, also when validation is switched off.
         """
         settings = self._settings
         folded = fold(completion.text)
