@@ -51,6 +51,15 @@ GROUP = 32
 SLICE = 16
 """Completions judged between two checkpoints of the event loop: a millisecond or two (without patterns)."""
 
+_MEND_AND_BEGIN_ANEW = (
+    "look at the rejected file; mend the template, the model or the validation, then run again: no story was accepted "
+    "yet, so it begins anew"
+)
+_MEND = (
+    "look at the rejected file; raise max_rejection_rate to go on all the same; a mended template, model or validation "
+    "needs another output_path, for stories are there already"
+)
+
 Sink = Callable[[Sequence[Story | Rejection]], Awaitable[None]]
 """Takes decided records, in index order."""
 
@@ -146,6 +155,12 @@ class Flow:
         if self.config.num_stories is not None:
             return self.window.reached
         return self.sources_ended and self.window.undecided == 0
+
+    @property
+    def to_mend(self) -> list[str]:
+        """The inputs with code of the user's that failed and ended the run."""
+        functions = () if self.functions is None else self.functions.to_mend
+        return [*filter(None, [self.source.to_mend]), *functions]
 
     async def _produce(self, refusals: MemoryObjectSendStream[tuple[Completion, ...]]) -> None:
         """Plans prompts while the window has room, prepares them off the loop, and puts them into the pool.
@@ -275,7 +290,7 @@ class Flow:
                 raise TooManyRejections(
                     f"{self.ordering.summary()} (max_rejection_rate is {self.config.max_rejection_rate}); "
                     f"most frequent reasons: {_most_frequent(self.metrics)}",
-                    hint="look at the rejected file; mend the template, the model or the validation, then run again",
+                    hint=_MEND if self.ordering.accepted else _MEND_AND_BEGIN_ANEW,
                 )
 
     async def _hand_over(self, records: Sequence[Story | Rejection], sink: Sink) -> None:

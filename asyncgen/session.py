@@ -115,7 +115,7 @@ def _tell_how_it_goes_on(config: Config, output: Output, tell: Notice) -> None:
     for caution in cautions(config):
         tell(caution)
     for note in output.notes:
-        tell(f"resumed with another setting: {note}")
+        tell(f"resumed with another setting: {note}" if output.resumed else note)
 
 
 async def _let_go(
@@ -149,7 +149,7 @@ async def _run_and_describe(flow: Flow, output: Output) -> None:
         s = flow.snapshot()
         output.describe(
             {
-                MAY_BE_MENDED: flow.source.to_mend,
+                MAY_BE_MENDED: flow.to_mend or None,
                 "last session": {
                     "stories": s.new,
                     "attempts": s.attempts,

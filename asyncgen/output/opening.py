@@ -16,13 +16,13 @@ from asyncgen.errors import ConfigError, OutputFailed, ResumeRefused
 from asyncgen.output import manifest as manifests
 from asyncgen.output.fingerprint import Difference, Fingerprint, compare, fingerprint
 from asyncgen.output.manifest import Manifest, State, Timings
-from asyncgen.output.places import Places, size_of
+from asyncgen.output.places import Places, size_of, sync_folder
 from asyncgen.output.recovery import Kept, Mark, cut, examine
 
 __all__ = ["MAY_BE_MENDED", "Opened", "Progress", "entering", "failing", "now", "peek", "prepare"]
 
 MAY_BE_MENDED = "may be mended"
-"""Fact of the manifest: the name of an input in which the last session found something to mend, or null."""
+"""Fact of the manifest: the names of inputs in which the last session found something to mend, or null."""
 
 _NO_PLACE = frozenset(
     {errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR, errno.EPERM, errno.EROFS}
@@ -58,17 +58,20 @@ class _Look:
     kept: Kept
     fingerprint: Fingerprint
     differences: list[Difference]
+    anew: bool
+    """Whether all of it is another run's, which accepted no story: it may make way."""
 
 
 def peek(config: Config, inputs: Mapping[str, Path | str]) -> Progress | None:
-    """How far the output of ``config`` is, None if nothing has been decided. Changes nothing and takes no lock.
+    """How far the output of ``config`` is, None if nothing has been decided, or nothing that would be gone on with.
+    Changes nothing and takes no lock.
 
     Raises what opening the output would: ResumeRefused, OutputDamaged, OutputFailed, DataError, ConfigError.
     """
     places = Places.of(config.output_path)
     with entering(places):
         look = _look(places, config, inputs)
-    if look is None:
+    if look is None or look.anew:
         return None
     mark = look.kept.mark
     complete = config.num_stories is not None and mark.accepted >= config.num_stories
@@ -84,11 +87,11 @@ def prepare(
 ) -> Opened:
     """Compares, recovers and cuts; the caller holds the lock. Raises what ``peek`` does, and OSError."""
     look = _look(places, config, inputs)
-    if look is None:
+    if look is None or look.anew:
+        news: tuple[str, ...] = () if look is None else (_make_way(places, look),)
         cut(places, Mark())
         made_from = fingerprint(config, inputs)
         old, kept = Manifest(timings=Timings(began=now())), Kept(Mark())
-        news: tuple[str, ...] = ()
     else:
         cut(places, look.kept.mark)
         old, kept, made_from = look.manifest, look.kept, look.fingerprint
@@ -170,7 +173,7 @@ def _look(places: Places, config: Config, inputs: Mapping[str, Path | str]) -> _
     new = fingerprint(config, inputs, begun=manifest.fingerprint)
     differences = compare(manifest.fingerprint, new)
     refused = [each for each in differences if each.refused and each.name not in _may_be_mended(manifest)]
-    if refused:
+    if refused and kept.mark.accepted:
         raise ResumeRefused(
             f"{places.stories} was begun with another configuration:"
             + "".join(f"\n  {difference}" for difference in refused),
@@ -178,16 +181,38 @@ def _look(places: Places, config: Config, inputs: Mapping[str, Path | str]) -> _
         )
     grows = any(name.startswith("sources") for name in inputs)
     # A source may have grown: from now on all of it is what the run is made from.
-    return _Look(manifest, kept, fingerprint(config, inputs) if grows else new, differences)
+    made_from = fingerprint(config, inputs) if grows else new
+    return _Look(manifest, kept, made_from, refused or differences, anew=bool(refused))
 
 
 def _may_be_mended(manifest: Manifest) -> frozenset[str]:
     """The inputs whose content failed in the last session: what they gave before is on disk, and nobody could go on if
     they had to stay as they are. One file may be several inputs.
     """
-    content = manifest.fingerprint.get(f"inputs.{manifest.facts.get(MAY_BE_MENDED)}")
-    same = [name for name, each in manifest.fingerprint.items() if name.startswith("inputs.") and each == content]
-    return frozenset(same)
+    fact = manifest.facts.get(MAY_BE_MENDED)
+    names = fact if isinstance(fact, list) else [fact]
+    inputs = {name: each for name, each in manifest.fingerprint.items() if name.startswith("inputs.")}
+    contents = [inputs.get(f"inputs.{name}") for name in names]
+    return frozenset(name for name, each in inputs.items() if each in contents)
+
+
+def _make_way(places: Places, look: _Look) -> str:
+    """Moves what another configuration left aside, rejections only, and returns what is to be said about it.
+
+    Killed after any step, it leaves an output that opens: the old one; the old one whose manifest claims nothing, so
+    that all of the file is read; the same without the file, where nothing was decided and anything may begin.
+    """
+    cut(places, look.kept.mark)
+    claims_nothing = {"synced": manifests.Synced(), "totals": manifests.Totals()}
+    manifests.replace(places.manifest, look.manifest.model_copy(update=claims_nothing))
+    aside = places.free_aside()
+    places.rejected.rename(aside)
+    sync_folder(aside.parent)
+    changes = "; ".join(map(str, look.differences))
+    return (
+        f"no story had been accepted, so the output begins anew with the changed configuration ({changes}); "
+        f"the {look.kept.mark.rejections} rejected prompts are kept in {aside}"
+    )
 
 
 def _check_unclaimed(places: Places) -> None:

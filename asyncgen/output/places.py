@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from asyncgen.errors import ConfigError
@@ -46,6 +47,12 @@ class Places:
             raise ConfigError(f"output_path: {path} is not a regular file", hint="name a file such as stories.jsonl")
         stem = path.name.removesuffix(".jsonl") or path.name
         return cls(path, *(path.with_name(stem + end) for end in (".rejected.jsonl", ".run.json", ".lock")))
+
+    def free_aside(self) -> Path:
+        """A name beside the rejected file at which there is nothing: ``stories.rejected.1.jsonl``."""
+        stem = self.rejected.name.removesuffix(".jsonl")
+        names = (self.rejected.with_name(f"{stem}.{number}.jsonl") for number in count(1))
+        return next(path for path in names if not os.path.lexists(path))
 
 
 def size_of(path: Path) -> int:

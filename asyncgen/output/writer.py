@@ -155,7 +155,7 @@ class Output:
         self.made_folder: Path | None = None
         """The output's folder, if it was not there before."""
         self.notes = opened.news
-        """What differs from the run before and does not change the plan."""
+        """What differs from the run before: what does not change the plan, or why the output begins anew."""
 
     @property
     def start(self) -> int:

@@ -51,7 +51,7 @@ def load_functions(settings: Validation) -> tuple[FunctionCheck, ...]:
             raise ConfigError(f"{key}: {whose} called {name!r} too", hint="give this one another name with `name`")
         function = find_function(each.function, f"{key}.function")
         _check_parameters(function, each, key)
-        checks[name] = FunctionCheck(name, function, each)
+        checks[name] = FunctionCheck(name, function, each, key)
     return tuple(checks.values())
 
 
@@ -85,6 +85,11 @@ class Functions:
         self.asking = 0
         """Texts that are in them now."""
 
+    @property
+    def to_mend(self) -> tuple[str, ...]:
+        """Those that stopped the run, by their names in ``input_files``."""
+        return tuple(check.key for check in self._checks if check.given_up)
+
     async def ask(self, verdict: Verdict, count: Count) -> Verdict:
         """``verdict``, which accepts a text, or the first check's reasons against it; and the whole quality score.
 
@@ -114,8 +119,9 @@ class Functions:
 class FunctionCheck:
     """One function: at most ``concurrency`` calls at once, none longer than ``timeout``, plain ones in threads."""
 
-    def __init__(self, name: str, function: Callable[..., Any], settings: FunctionValidator) -> None:
+    def __init__(self, name: str, function: Callable[..., Any], settings: FunctionValidator, key: str) -> None:
         self.name = name
+        self.key = key
         self.weight = settings.weight
         self.concurrency = settings.concurrency
         self._timeout = settings.timeout
@@ -125,7 +131,8 @@ class FunctionCheck:
         self._threads = Threads(name)
         self._most_left_behind = max(LEFT_BEHIND, settings.concurrency)
         self._failures = Failures()
-        self._given_up = False
+        self.given_up = False
+        """Whether it failed so often that it stopped the run."""
 
     async def __call__(self, completion: Completion, count: Count) -> Answer:
         """What the function says, or that it failed. Raises TooManyRejections when it does so too often."""
@@ -161,8 +168,8 @@ class FunctionCheck:
         raise CheckFailed(f"took longer than {self._timeout:g} s")
 
     def _failed(self, error: Exception) -> None:
-        if self._failures.add(failed=True) and not self._given_up:
-            self._given_up = True  # one error is enough: others may end before the run does
+        if self._failures.add(failed=True) and not self.given_up:
+            self.given_up = True  # one error is enough: others may end before the run does
             raise TooManyRejections(
                 f"the check {self.name!r} failed in {self._failures.failed} of its last {self._failures.calls} calls; "
                 f"the last one {_said(error)}",
@@ -176,8 +183,8 @@ class FunctionCheck:
         with anyio.move_on_after(self._timeout):
             await self._threads.wait_until_fewer(self._most_left_behind)
             return
-        if not self._given_up:
-            self._given_up = True
+        if not self.given_up:
+            self.given_up = True
             raise TooManyRejections(
                 f"the check {self.name!r} has {self._threads.abandoned} calls that took longer than "
                 f"{self._timeout:g} s and have still not ended",
