@@ -20,6 +20,9 @@ What each field of the configuration does to the records (``RULES``):
     free      num_stories (it may grow; at or below what is on disk the run is complete); output_path; window;
               drain_timeout; max_rejection_rate; validation.functions.concurrency; echo: seconds_per_batch
 
+Compared is what they mean: a source named as its kind is not named; ``k_shot_count`` 0 and ``use_k_shot`` false are one
+thing, and then nothing rotates; of validation that is switched off, only that counts.
+
 ``inputs`` holds, by name, every file, text or model directory that records depend on, as given by those who read
 them. One whose name begins with ``sources`` may have grown at its end since: lines consumed stay what they were.
 """
@@ -35,7 +38,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from asyncgen.config import Config, TemplateSource
+from asyncgen.config import Config, TemplateSource, Validation
 from asyncgen.output.hashes import content_of
 
 __all__ = ["RULES", "Difference", "Fingerprint", "Rule", "compare", "fingerprint"]
@@ -146,7 +149,7 @@ def fingerprint(
     Raises DataError if an input cannot be read.
     """
     found: Fingerprint = {}
-    for name, value in _fields(config):
+    for name, value in _fields(_meant(config)):
         rule = RULES[_rule_name(name)]
         if rule in ("records", "noted") and not (name == "model_name" and "model" in inputs):
             found[name] = value
@@ -164,18 +167,34 @@ def compare(old: Mapping[str, object], new: Mapping[str, object]) -> list[Differ
         for name in sorted(old.keys() | new.keys())
         if old.get(name, _ABSENT) != new.get(name, _ABSENT)
     ]
-    if any(each.name == "backend.kind" and each.refused for each in differences):
-        # Another kind has other settings: they say nothing more.
-        return [each for each in differences if not each.name.startswith("backend.") or each.name == "backend.kind"]
+    for switch in ("backend.kind", "validation.enabled"):
+        if any(each.name == switch and each.refused for each in differences):
+            # Another kind has other settings, and what is off has none: they say nothing more.
+            section = switch.partition(".")[0] + "."
+            differences = [each for each in differences if not each.name.startswith(section) or each.name == switch]
     return differences
+
+
+def _meant(config: Config) -> Config:
+    """The one configuration that stands for all that mean the same as ``config``."""
+    sources = config.sources or (TemplateSource(kind="template"),)
+    return config.model_copy(
+        update={
+            "sources": tuple(
+                each.model_copy(update={"name": None}) if each.name == each.kind else each for each in sources
+            ),
+            "use_k_shot": config.shots > 0,
+            "k_shot_count": config.shots,
+            "k_shot_rotate": config.k_shot_rotate if config.shots else 0,
+            "validation": config.validation if config.validation.enabled else Validation(enabled=False),
+        }
+    )
 
 
 def _fields(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, object]]:
     """Dotted name and JSON value of every field, sections and lists of sections opened (``sources[0].weight``)."""
     for name in type(section).model_fields:
         value = getattr(section, name)
-        if prefix + name == "sources" and value is None:
-            value = (TemplateSource(kind="template"),)
         if isinstance(value, BaseModel):
             yield from _fields(value, f"{prefix}{name}.")
         elif isinstance(value, tuple) and value and isinstance(value[0], BaseModel):

@@ -130,9 +130,41 @@ def test_each_field_does_what_its_rule_says(name: str) -> None:
     if RULES[name] in ("free", "input"):
         assert not differences
         return
+    if name == "use_k_shot":  # which leaves none of them
+        assert "k_shot_count: was 2, now 0" in map(str, differences)
+        differences = [each for each in differences if each.name != "k_shot_count"]
     [difference] = differences
     assert difference.name == name.replace("sources", "sources[0]").replace("functions", "functions[0]")
     assert difference.refused == (RULES[name] == "records")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"sources": [JSONL]}, {"sources": [JSONL | {"name": "jsonl"}]}),
+        ({}, {"sources": [{"kind": "template", "name": "template"}]}),
+        ({"use_k_shot": False}, {"k_shot_count": 0}),
+        ({"use_k_shot": False}, {"use_k_shot": False, "k_shot_rotate": 7}),
+        ({"k_shot_count": 0}, {"use_k_shot": False, "k_shot_count": 5, "k_shot_rotate": 7}),
+        (
+            {"validation": {"enabled": False}},
+            {"validation": {"enabled": False, "min_words": 3, "weights": {"words": 1.0}, "functions": [CHECK]}},
+        ),
+    ],
+)
+def test_what_means_the_same_is_the_same(one: dict[str, Any], other: dict[str, Any]) -> None:
+    before, after = Config.model_validate(one), Config.model_validate(other)
+    assert before != after
+    assert fingerprint(before, {}) == fingerprint(after, {})
+
+
+def test_settings_of_what_is_switched_on_or_off_say_nothing_more() -> None:
+    strict = Config.model_validate({"validation": {"min_words": 3, "functions": [CHECK]}})
+    off = Config.model_validate({"validation": {"enabled": False}})
+    for before, after, change in ((strict, off, "was true, now false"), (off, strict, "was false, now true")):
+        [difference] = compare(fingerprint(before, {}), fingerprint(after, {}))
+        assert str(difference) == f"validation.enabled: {change}"
+        assert difference.refused
 
 
 def test_a_difference_reads_like_a_sentence() -> None:
