@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from typing import NoReturn
 
 from asyncgen import errors
 from asyncgen.cli.app import app
+from asyncgen.cli.signals import stop_when_told
 from asyncgen.dashboard import tell, wait_for_terminals
 
 __all__ = ["EXIT_CODES", "main"]
@@ -29,6 +29,7 @@ _ROOT_OPTIONS = frozenset({"-h", "--help", "--version", "--install-completion", 
 
 def main() -> NoReturn:
     """Entry point of ``python -m asyncgen`` and of the console script."""
+    stop_when_told()
     # OpenMP threads that spin while they wait slow each other down forty-fold beside another busy process. Read when
     # torch is imported, which a run does later.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -41,20 +42,9 @@ def main() -> NoReturn:
     except errors.AsyncgenError as error:
         tell(f"asyncgen: error: {error}")
         sys.exit(_exit_code(error))
-    except KeyboardInterrupt:
-        tell("asyncgen: stopped")
-        sys.exit(128 + signal.SIGINT)
     finally:
-        _wait_for_terminals()
+        wait_for_terminals()  # the last words wait for one that is held, like those of any program
     sys.exit(0)
-
-
-def _wait_for_terminals() -> None:
-    """The last words wait for a terminal that is held, like those of any program; an interrupt ends that."""
-    try:
-        wait_for_terminals()
-    except KeyboardInterrupt:
-        os._exit(128 + signal.SIGINT)
 
 
 def _make_current_folder_importable() -> None:

@@ -24,7 +24,7 @@ from asyncgen.cli.write import init_command
 from asyncgen.config import Config
 from asyncgen.dashboard import choose_view, tell
 from asyncgen.logs import configure
-from asyncgen.metrics import View
+from asyncgen.metrics import View, Watched
 from asyncgen.report import Report
 from asyncgen.session import progress_on_disk, run
 
@@ -90,7 +90,7 @@ def _run(config: Config, show: _Show) -> int:
         return 0
     signals = Signals()
     try:
-        report = anyio.run(signals.watch, partial(_make, config, show))
+        report = anyio.run(signals.watch, partial(_make, config, show, signals))
     except errors.RunStopped as error:
         if isinstance(error.report, Report):
             tell(error.report.summary())
@@ -105,9 +105,13 @@ def _run(config: Config, show: _Show) -> int:
     return 128 + signals.received
 
 
-async def _make(config: Config, show: _Show, stop: anyio.Event) -> Report:
+async def _make(config: Config, show: _Show, signals: Signals, stop: anyio.Event) -> Report:
+    async def watch(flow: Watched) -> None:
+        signals.begun()
+        await show.view(flow)
+
     begin = partial(_announce, config, show)
-    return await run(config, stop=stop, watch=show.view, notice=show.tell, begin=begin)
+    return await run(config, stop=stop, watch=watch, notice=show.tell, begin=begin)
 
 
 def _announce(config: Config, show: _Show, made: int) -> None:

@@ -1,62 +1,140 @@
-"""What a run does when it is interrupted."""
+"""What a command does when it is interrupted.
+
+Python's own handlers, not the event loop's: user code that blocks the loop must not make the program deaf. A handler
+runs between two bytecodes of the main thread, whatever the loop is doing, and must take no lock: what it interrupted
+may hold it.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
+import select
 import signal
 import threading
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import NoReturn, TypeVar
 
 import anyio
 
 from asyncgen.dashboard import tell
 from asyncgen.tasks import single_cause
 
-__all__ = ["Signals"]
+__all__ = ["Signals", "stop_when_told"]
 
+_log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+_Handler = Callable[[int, FrameType | None], object]
 
 SECOND_SIGNAL_SECONDS = 0.8
 """After a second signal the process ends within this time, whatever the model is doing."""
 
+_STOP, _CANCEL = 1, 2
+_STDERR = 2
+
 
 class Signals:
-    """First SIGINT or SIGTERM: finish what was begun, commit, stop. Second: stop at once."""
+    """First SIGINT or SIGTERM: finish what was begun, commit, stop. Second: stop at once. Third: end the process.
+
+    Until ``begun`` is called there is nothing to finish, and the first counts as the second.
+    """
 
     def __init__(self) -> None:
         self.received = 0
         """The first one's number; 0 if there was none."""
         self.count = 0
-        self._stop: anyio.Event | None = None
+        self._begun = False
+        self._loop: asyncio.AbstractEventLoop
+        self._stop: anyio.Event
+        self._cancel: anyio.Event
+
+    def begun(self) -> None:
+        """From now on there is something to finish, and a terminal that goes away does not end it."""
+        self._begun = True
 
     async def watch(self, work: Callable[[anyio.Event], Awaitable[_T]]) -> _T | None:
         """What ``work`` returns, None if a second signal cancelled it; the event it is given is set by the first."""
-        self._stop = anyio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._stop, self._cancel = anyio.Event(), anyio.Event()
+        stop = anyio.Event()
         result: _T | None = None
-        with single_cause():
+        with single_cause(), _handled_by(self._receive, signal.SIGINT, signal.SIGTERM), self._hang_up_survived():
             async with anyio.create_task_group() as group:
-                group.start_soon(self._listen, group.cancel_scope)
-                result = await work(self._stop)
+                group.start_soon(self._say_and_stop, stop)
+                group.start_soon(self._cancel_all, group.cancel_scope)
+                result = await work(stop)
                 group.cancel_scope.cancel()
         return result
 
-    async def _listen(self, everything: anyio.CancelScope) -> None:
-        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            async for received in signals:
-                self.count += 1
-                self.received = self.received or int(received)
-                if self.count == 1:
-                    assert self._stop is not None
-                    tell("stopping: finishing what was begun (once more: stop at once)")
-                    self._stop.set()
-                else:
-                    _exit_soon(128 + self.received)
-                    everything.cancel()
+    def _receive(self, number: int, _: FrameType | None) -> None:
+        self.received = self.received or number
+        self.count += 1 if self._begun or self.count else _CANCEL
+        if self.count == _STOP:
+            self._loop.call_soon_threadsafe(self._stop.set)
+        elif self.count == _CANCEL:
+            _leave_soon(self.received)
+            self._loop.call_soon_threadsafe(self._cancel.set)
+        else:
+            _leave(self.received)
+
+    async def _say_and_stop(self, stop: anyio.Event) -> None:
+        await self._stop.wait()
+        tell("stopping: finishing what was begun (once more: stop at once)")
+        stop.set()
+
+    async def _cancel_all(self, everything: anyio.CancelScope) -> None:
+        await self._cancel.wait()
+        everything.cancel()
+
+    @contextmanager
+    def _hang_up_survived(self) -> Iterator[None]:
+        """SIGHUP, which a terminal sends when it is closed, ends only what has not begun."""
+
+        def hang_up(number: int, _: FrameType | None) -> None:
+            if self._begun:
+                self._loop.call_soon_threadsafe(
+                    _log.warning, "the terminal is gone; kill %d stops the run", os.getpid()
+                )
+            else:
+                _leave(number)
+
+        with _handled_by(hang_up, signal.SIGHUP):
+            yield
 
 
-def _exit_soon(code: int) -> None:
-    """Ends the process even if the model's thread does not come back; committed records are safe on disk."""
-    timer = threading.Timer(SECOND_SIGNAL_SECONDS, os._exit, [code])
+def stop_when_told() -> None:
+    """From now on SIGINT and SIGTERM end the process at once, saying so. For commands with nothing to finish."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda received, _: _leave(received))
+
+
+@contextmanager
+def _handled_by(handler: _Handler, *numbers: signal.Signals) -> Iterator[None]:
+    """These signals go to ``handler``, but those that whoever started the program wants ignored, as nohup does."""
+    before = {number: signal.getsignal(number) for number in numbers}
+    heard = [number for number in numbers if before[number] is not signal.SIG_IGN]
+    for number in heard:
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number in heard:
+            signal.signal(number, before[number])
+
+
+def _leave_soon(number: int) -> None:
+    """Ends the process even if the model's thread or the loop does not come back; what was committed is on disk."""
+    timer = threading.Timer(SECOND_SIGNAL_SECONDS, _leave, [number])
     timer.daemon = True
     timer.start()
+
+
+def _leave(number: int) -> NoReturn:
+    with suppress(OSError, ValueError):
+        if select.select([], [_STDERR], [], 0)[1]:  # a terminal that is held would not let go of this
+            os.write(_STDERR, b"asyncgen: stopped\n")
+    os._exit(128 + number)
