@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import logging
 import time
+from bisect import bisect_right, insort
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from types import MappingProxyType
 
@@ -22,10 +23,15 @@ from asyncgen.records import Prompt
 
 _log = logging.getLogger(__name__)
 
-__all__ = ["PATIENCE", "Batch", "Bell", "PromptPool", "Waiting", "Window", "choose"]
+__all__ = ["CANDIDATES", "PATIENCE", "Batch", "Bell", "PromptPool", "Waiting", "Window", "choose"]
 
 PATIENCE = 4
 """Batches that may pass over the most urgent prompt; the next one includes it."""
+
+CANDIDATES = 4096
+"""Waiting prompts, the most urgent ones, among which a batch is chosen; four times its rows, if that is more. The
+choice is made on the event loop, for some microseconds a candidate.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,8 +243,9 @@ class _Starving:
 class PromptPool:
     """The queue between producer and generator, and the packer: the generator asks for its next batch.
 
-    What waits here is undecided, so the window bounds it; a retry is let in whatever waits, for a feedback edge through
-    a bounded queue is a deadlock. All methods belong to the event loop (threads come through ``anyio.from_thread``).
+    A batch is chosen among the most urgent prompts (``CANDIDATES``). What waits here is undecided, so the window
+    bounds it; a retry is let in whatever waits, for a feedback edge through a bounded queue is a deadlock. All methods
+    belong to the event loop (threads come through ``anyio.from_thread``).
     """
 
     def __init__(self, window: Window, whose_turn: Callable[[], str] = lambda: "prompts") -> None:
@@ -248,6 +255,7 @@ class PromptPool:
         self._bell = window.bell
         self._waiting: dict[int, Prompt] = {}
         self._seen: dict[int, Waiting] = {}  # the same, as ``choose`` sees them; made once, when they come
+        self._order: list[int] = []  # their indices, the most urgent first
         self._highest = window.decided - 1
         self._draining = False
         self._passed = 0
@@ -279,6 +287,8 @@ class PromptPool:
         """
         for prompt in prompts:
             if not self._closed and not (self._draining and prompt.index > self._highest):
+                if prompt.index not in self._waiting:
+                    insort(self._order, prompt.index)
                 self._waiting[prompt.index] = prompt
                 self._seen[prompt.index] = Waiting(prompt.index, prompt.prepared.length, prompt.max_new_tokens)
                 if prompt.attempt > 1:
@@ -287,7 +297,9 @@ class PromptPool:
         self._bell.ring()
 
     def take_nowait(self, rows: int, *, tokens: int | None = None, spread: float = 0.0) -> tuple[Prompt, ...]:
-        """The next batch of what waits now, full or not; empty if nothing waits. See ``choose``."""
+        """The next batch of what waits now, full or not; empty if nothing waits. See ``choose``. For engines that fill
+        rows while others run; ``static`` does not.
+        """
         return self._remove(self._choose(rows, tokens, spread))
 
     async def take(self, rows: int, *, tokens: int | None = None, spread: float = 0.0) -> tuple[Prompt, ...]:
@@ -310,8 +322,10 @@ class PromptPool:
         it, is what must be decided for everything taken to be written: output is in index order.
         """
         self._draining = True
-        for index in [index for index in self._waiting if index > self._highest]:
+        kept = bisect_right(self._order, self._highest)
+        for index in self._order[kept:]:
             del self._waiting[index], self._seen[index]
+        del self._order[kept:]
         self._window.end_after(self._highest)
 
     def close(self) -> None:
@@ -319,6 +333,7 @@ class PromptPool:
         self._closed = True
         self._waiting.clear()
         self._seen.clear()
+        self._order.clear()
         self._bell.ring()
 
     @property
@@ -326,15 +341,19 @@ class PromptPool:
         return self._window.blocked or self._window.ended
 
     def _choose(self, rows: int, tokens: int | None, spread: float) -> Batch:
-        return choose(list(self._seen.values()), rows, tokens=tokens, spread=spread, due=self._passed >= PATIENCE)
+        candidates = [self._seen[index] for index in self._order[: max(CANDIDATES, 4 * rows)]]
+        batch = choose(candidates, rows, tokens=tokens, spread=spread, due=self._passed >= PATIENCE)
+        # What has still to come is behind those that were not looked at: nothing to wait for.
+        return replace(batch, full=True) if len(candidates) < len(self._order) else batch
 
     def _remove(self, batch: Batch) -> tuple[Prompt, ...]:
-        prompts = list(self._waiting.values())
-        chosen = tuple(prompts[i] for i in batch.positions)
+        chosen = tuple(self._waiting[self._order[place]] for place in batch.positions)
         if chosen:
-            urgent = min(self._waiting)
+            urgent = self._order[0]
             for prompt in chosen:
                 del self._waiting[prompt.index], self._seen[prompt.index]
+            end = max(batch.positions) + 1
+            self._order[:end] = [index for index in self._order[:end] if index in self._waiting]
             self._highest = max(self._highest, *(prompt.index for prompt in chosen))
             # Counted for one prompt at a time: a retry that is more urgent starts its own count.
             passed_over = urgent in self._waiting

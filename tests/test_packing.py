@@ -11,7 +11,7 @@ from anyio.lowlevel import checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncgen.packing import PATIENCE, PromptPool, Waiting, Window, choose
+from asyncgen.packing import CANDIDATES, PATIENCE, PromptPool, Waiting, Window, choose
 from asyncgen.records import Prepared, Prompt
 
 pytestmark = pytest.mark.anyio
@@ -193,6 +193,21 @@ async def test_closing_ends_take_and_lets_go() -> None:
     assert ended
     pool.put([prompt(0)])
     assert len(pool) == 0
+
+
+async def test_of_very_many_waiting_only_the_most_urgent_are_looked_at() -> None:
+    """Looking at a million takes seconds of the event loop; and what is not looked at is nothing to wait for."""
+    count = CANDIDATES + 100
+    window = Window(2 * count, None)
+    pool = PromptPool(window)
+    window.plan(count)
+    pool.put([prompt(index, length=min(index, CANDIDATES)) for index in reversed(range(count))])
+    with anyio.fail_after(20):
+        [alone] = await pool.take(8, spread=1.0)
+    assert alone.index == 0, "a hundred equally long ones are too far behind"
+    assert len(pool) == count - 1
+    got = [p.index for p in pool.take_nowait(2 * count)]
+    assert sorted(got) == list(range(1, count)), "all that a large batch can hold are looked at"
 
 
 async def test_draining_keeps_what_must_be_decided_before_the_highest_index_taken() -> None:

@@ -235,5 +235,5 @@ def test_ten_placeholders_are_in_order_of_number() -> None:
     assert parse_template(text).words == tuple(f"word{k}" for k in range(1, 11))
 
 
-def test_a_huge_template_is_read_in_reasonable_time() -> None:
+def test_a_huge_template_is_read() -> None:
     assert len(parse_template("{word1}\n" * 20_000 + DEFAULT_TEMPLATE).full) > 20_000
