@@ -8,7 +8,7 @@ import anyio
 import pytest
 from anyio import wait_all_tasks_blocked
 from anyio.lowlevel import checkpoint
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncgen.packing import CANDIDATES, PATIENCE, PromptPool, Waiting, Window, choose
@@ -30,6 +30,7 @@ def prompt(index: int, length: int = 10, attempt: int = 1) -> Prompt:
     return Prompt(index, (), attempt=attempt, max_new_tokens=10, prepared=Prepared(length))
 
 
+@settings(deadline=None)
 @given(lengths, rows, budgets, spreads, st.booleans())
 def test_choose_keeps_cap_budget_and_spread(
     lengths: list[int], rows: int, tokens: int | None, spread: float, due: bool
@@ -48,6 +49,7 @@ def test_choose_keeps_cap_budget_and_spread(
         assert 0 in batch.positions
 
 
+@settings(deadline=None)
 @given(lengths.filter(bool), rows, spreads)
 def test_no_batch_of_neighbours_holds_more_rows(lengths: list[int], rows: int, spread: float) -> None:
     batch = choose(waiting(lengths), rows, spread=spread)
@@ -58,6 +60,7 @@ def test_no_batch_of_neighbours_holds_more_rows(lengths: list[int], rows: int, s
     assert len(batch.positions) == best
 
 
+@settings(deadline=None)
 @given(lengths, rows, budgets)
 def test_full_means_that_no_prompt_could_be_added(lengths: list[int], rows: int, tokens: int | None) -> None:
     batch = choose(waiting(lengths), rows, tokens=tokens)
@@ -75,6 +78,7 @@ def test_an_oversize_prompt_goes_alone() -> None:
     assert choose(waiting([5000, 10, 10]), 8, tokens=1000, due=True).positions == (0,)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 64), min_size=1, max_size=80), rows, spreads, st.integers(0, 2**32))
 async def test_the_pool_gives_each_prompt_once_and_starves_none(
     lengths: list[int], rows: int, spread: float, seed: int
@@ -237,6 +241,7 @@ async def test_draining_keeps_what_must_be_decided_before_the_highest_index_take
         window.decide(accepted=False)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 20), st.none() | st.integers(1, 40), st.lists(st.booleans(), max_size=120), st.integers(0, 9))
 async def test_the_window_never_plans_more_than_is_wanted(
     size: int, goal: int | None, verdicts: list[bool], start: int
