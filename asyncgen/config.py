@@ -6,6 +6,7 @@ path is already absolute. Knows nothing about torch.
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -54,6 +55,19 @@ def _is_reference(text: str) -> str:
 
 FunctionReference = Annotated[str, AfterValidator(_is_reference)]
 """``module:function``, or ``file.py:function`` with the file relative to the configuration."""
+
+
+def _is_finite(parameters: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    try:
+        json.dumps(parameters, allow_nan=False)
+    except ValueError as error:
+        raise ValueError("found a number that is infinite or none; a manifest cannot hold it") from error
+    return parameters
+
+
+Parameters = Annotated[dict[str, JsonValue], AfterValidator(_is_finite)]
+"""Passed to a function of the user's by name."""
+_Weight = Annotated[float, Field(ge=0, le=1e6)]
 
 
 class _Section(BaseModel):
@@ -168,7 +182,7 @@ class FunctionValidator(_Section):
 
     function: FunctionReference
     """`module:function`, or `file.py:function` relative to this file: called with a Completion and the parameters."""
-    parameters: dict[str, JsonValue] = {}
+    parameters: Parameters = {}
     """Passed to the function by name."""
     name: Annotated[str, Field(min_length=1, pattern=r"^[^:\n]+$")] | None = None
     """What reasons and statistics call it; null is the function's name."""
@@ -176,24 +190,24 @@ class FunctionValidator(_Section):
     """Calls that may be under way at once, beside those that took too long and have not ended."""
     timeout: Annotated[float, Field(gt=0, le=86_400)] = 60.0
     """Seconds that one call may take; longer counts as a failed check."""
-    weight: Annotated[float, Field(ge=0)] = 0.0
+    weight: _Weight = 0.0
     """Weight, in the quality score, of the score that it returns."""
 
 
 class QualityWeights(_Section):
     """Weights of the quality score, which is the weighted mean of scores in [0, 1]. They need not add up to 1."""
 
-    length: Annotated[float, Field(ge=0)] = 0.25
+    length: _Weight = 0.25
     """1 within the bounds, else the share of the nearer bound that is reached or kept."""
-    words: Annotated[float, Field(ge=0)] = 0.30
+    words: _Weight = 0.30
     """Share of the selected words that occur."""
-    ending: Annotated[float, Field(ge=0)] = 0.15
+    ending: _Weight = 0.15
     """1 if the text reached its end with a closed sentence, else 0."""
-    variety: Annotated[float, Field(ge=0)] = 0.15
+    variety: _Weight = 0.15
     """Share of the word 4-grams that do not repeat an earlier one."""
-    originality: Annotated[float, Field(ge=0)] = 0.15
+    originality: _Weight = 0.15
     """Share of the different word 4-grams that occur in no k-shot answer."""
-    readability: Annotated[float, Field(ge=0)] = 0.0
+    readability: _Weight = 0.0
     """1 for a Flesch-Kincaid grade of 3 or less, 0 for 9 or more, linear between."""
 
 
@@ -284,7 +298,7 @@ class PythonSource(_Source):
     function: FunctionReference
     """`module:function`, or `file.py:function` relative to this file: `async def function(start: int, **parameters)`
     yields a prompt's text, or an object like a line of a JSONL source."""
-    parameters: dict[str, JsonValue] = {}
+    parameters: Parameters = {}
     """Passed to the function by name."""
 
 

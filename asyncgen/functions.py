@@ -19,7 +19,9 @@ from typing import Any
 
 from asyncgen.errors import ConfigError
 
-__all__ = ["find_function", "source_file"]
+__all__ = ["described", "find_function", "source_file"]
+
+_SHOWN = 300
 
 
 def find_function(reference: str, where: str) -> Callable[..., Any]:
@@ -29,8 +31,7 @@ def find_function(reference: str, where: str) -> Callable[..., Any]:
     or function, if importing it fails, or if it is no function.
     """
     place, _, name = reference.rpartition(":")
-    module = _load(place, where)
-    function = getattr(module, name, None)
+    module, function = _load(place, name, where)
     if function is None:
         names = [each for each, value in vars(module).items() if callable(value) and not each.startswith("_")]
         close = get_close_matches(name, names, n=1)
@@ -49,14 +50,27 @@ def source_file(reference: str) -> Path | None:
         return Path(place)
     try:
         spec = importlib.util.find_spec(place)
-    except (ImportError, ValueError):
+    except KeyboardInterrupt:  # a person's, who waits for a package that this imports
+        raise
+    except BaseException:  # noqa: BLE001  # what a package raises, SystemExit too, is said when it is imported to be used
         return None
     return Path(spec.origin) if spec is not None and spec.has_location and spec.origin else None
 
 
-def _load(place: str, where: str) -> ModuleType:
+def described(error: BaseException) -> str:
+    """The error on one line, its type first; whatever it does when it is asked for its message."""
     try:
-        return _load_file(Path(place), where) if place.endswith(".py") else importlib.import_module(place)
+        text = " ".join(str.__str__(str(error)).split())[:_SHOWN]
+    except BaseException:  # noqa: BLE001  # code of the user's, which has failed already
+        text = ""
+    return type(error).__name__ + (f": {text}" if text else "")
+
+
+def _load(place: str, name: str, where: str) -> tuple[ModuleType, Any]:
+    """The module, and what it calls ``name``, None if there is no such thing."""
+    try:
+        module = _load_file(Path(place), where) if place.endswith(".py") else importlib.import_module(place)
+        return module, getattr(module, name, None)
     except ConfigError:
         raise
     except ModuleNotFoundError as error:
@@ -67,8 +81,8 @@ def _load(place: str, where: str) -> ModuleType:
                 "path/to/file.py:function",
             ) from None
         raise ConfigError(f"{where}: importing {place} failed: {error}") from error
-    except Exception as error:
-        raise ConfigError(f"{where}: importing {place} failed: {type(error).__name__}: {error}") from error
+    except BaseException as error:  # SystemExit too, which would end no more than the thread that imports
+        raise ConfigError(f"{where}: importing {place} failed: {described(error)}") from error
 
 
 def _load_file(path: Path, where: str) -> ModuleType:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -9,7 +10,7 @@ from typing import TypeVar
 import anyio
 import anyio.to_thread
 
-__all__ = ["as_raised", "in_thread", "single_cause"]
+__all__ = ["as_raised", "ends_this_task", "in_thread", "single_cause"]
 
 _T = TypeVar("_T")
 
@@ -37,6 +38,17 @@ def as_raised() -> Iterator[None]:
         if len(group.exceptions) > 1:
             raise
         raise group.exceptions[0] from group.exceptions[0].__cause__
+
+
+def ends_this_task(error: BaseException) -> bool:
+    """Whether ``error`` ends the task from outside; code of a user's may raise the same for reasons of its own."""
+    if not isinstance(error, asyncio.CancelledError | GeneratorExit):
+        return False
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # a coroutine that is closed after its loop
+        return True
+    return task is None or (isinstance(error, asyncio.CancelledError) and task.cancelling() > 0)
 
 
 async def in_thread(function: Callable[..., _T], *arguments: object) -> _T:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from asyncgen.config import AutoBackend, Config, EchoBackend, Generation, StaticBackend, Validation
 from asyncgen.config_file import load_config
@@ -266,3 +266,17 @@ def test_what_names_no_function_is_refused(write: Callable[[str], Path], referen
     text = refusal(write(f"validation: {{functions: [{{function: '{reference}'}}]}}"))
     assert "validation.functions[0].function: " in text
     assert "expected module:function" in text
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"sources": [{"kind": "python", "function": "a:b", "parameters": {"x": [{"y": float("inf")}]}}]},
+        {"validation": {"functions": [{"function": "a:b", "parameters": {"x": float("nan")}}]}},
+        {"validation": {"functions": [{"function": "a:b", "weight": 1e308}]}},
+        {"validation": {"weights": {"length": 1e308, "words": 1e308}}},
+    ],
+)
+def test_numbers_that_no_run_can_reckon_with_or_write_down_are_refused(setting: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=r"infinite|less than or equal to 1000000"):
+        Config.model_validate(setting)

@@ -51,7 +51,12 @@ def test_what_cannot_be_found_is_said(module: Path, reference: str, message: str
 
 def test_a_module_that_cannot_be_imported_is_said_and_tried_again(tmp_path: Path) -> None:
     path = tmp_path / "broken.py"
-    for text, message in (("1 / 0", "ZeroDivisionError"), ("import no_such_thing", "no_such_thing"), ("(", "Syntax")):
+    for text, message in (
+        ("1 / 0", "ZeroDivisionError"),
+        ("import no_such_thing", "no_such_thing"),
+        ("(", "Syntax"),
+        ("import sys; sys.exit(3)", "SystemExit: 3"),
+    ):
         path.write_text(text)
         with pytest.raises(ConfigError, match=message):
             find_function(f"{path}:f", "where")

@@ -86,7 +86,7 @@ def code_of(number: int) -> str:
 def _check(source: Source, number: int, config: Config) -> Inputs:
     name, weight = name_of(source), source.weight
     if isinstance(source, JsonlSource):
-        return Inputs("jsonl", name, weight, prompts=check_lines(source.path, config))
+        return Inputs("jsonl", name, weight, prompts=check_lines(source.path, config).prompts)
     if isinstance(source, PythonSource):
         found = PythonItems(source, config, where(number), _nobody)
         return Inputs("python", name, weight, function=source.function, takes_start=found.takes_start)

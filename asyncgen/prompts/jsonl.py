@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,11 +16,12 @@ from asyncgen.records import Prompt
 from asyncgen.tasks import in_thread
 from asyncgen.text_files import BOM, check_regular, check_text, decode, found, json_errors, refuse_duplicates
 
-__all__ = ["CHUNK", "Line", "LineCutter", "check_lines", "read_items", "read_prompt"]
+__all__ = ["CHUNK", "Checked", "Line", "LineCutter", "check_lines", "read_items", "read_prompt"]
 
 CHUNK = 1 << 16
 """Bytes read at once: a few milliseconds of parsing."""
 _LONGEST = 1 << 24
+_DIGEST = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +69,28 @@ class LineCutter:
         return Line(self._number, offset, data)
 
 
-def check_lines(path: Path, config: Config, tick: Callable[[], object] = lambda: None) -> int:
-    """Reads the whole file, keeping nothing, and returns its number of prompts; calls ``tick`` now and then.
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A file as it was when it was checked."""
+
+    prompts: int
+    size: int
+    """In bytes."""
+    digests: bytes
+    """Eight bytes for each chunk: 128 kB a gigabyte."""
+
+    def is_changed(self, number: int, chunk: bytes) -> bool:
+        """Whether chunk ``number``, from 0, has other bytes now; what has been added at the end is no change."""
+        rest = self.size - number * CHUNK
+        return rest > 0 and _digest(chunk[:rest]) != self.digests[number * _DIGEST : (number + 1) * _DIGEST]
+
+
+def _digest(chunk: bytes) -> bytes:
+    return blake2b(chunk, digest_size=_DIGEST).digest()
+
+
+def check_lines(path: Path, config: Config, tick: Callable[[], object] = lambda: None) -> Checked:
+    """Reads the whole file, keeping digests only; calls ``tick`` now and then.
 
     Raises DataError naming file and line for the first thing that is wrong, and for a file without prompts.
     """
@@ -76,13 +98,16 @@ def check_lines(path: Path, config: Config, tick: Callable[[], object] = lambda:
         check_text(config.system_prompt, "system_prompt")
     check_regular(path, "prompts")
     cutter = LineCutter(path)
-    count = 0
+    count = size = 0
+    digests = bytearray()
     try:
         with path.open("rb") as file:
             chunk = b"-"
             while chunk:
                 tick()
                 chunk = file.read(CHUNK)
+                size += len(chunk)
+                digests += _digest(chunk)
                 for line in cutter.feed(chunk):
                     read_prompt(line, path, config)
                     count += 1
@@ -92,24 +117,32 @@ def check_lines(path: Path, config: Config, tick: Callable[[], object] = lambda:
         raise DataError(f"prompts file {path} cannot be read: {error.strerror or error}") from error
     if not count:
         raise DataError(f"{path}: there is no prompt in it; it must hold one JSON object a line")
-    return count
+    return Checked(count, size, bytes(digests))
 
 
 async def read_items(
-    path: Path, config: Config, count: int, position: int, *, source: str
+    path: Path, config: Config, checked: Checked, position: int, *, source: str
 ) -> AsyncGenerator[Prompt, None]:
-    """The prompts of lines ``position`` to ``count``, from 0, that one not included; a chunk's lines are held at most.
+    """The prompts from line ``position`` on, from 0; a chunk's lines are held at most.
 
     Lines that are appended after ``check_lines`` counted are not read: they were not checked. Raises DataError for
     what has changed since.
     """
+    count = checked.prompts
     files: list[BinaryIO] = []  # outside the thread: one that is opened while nobody waits any more is closed too
     cutter = LineCutter(path)
-    done, chunk = 0, b"-"
+    done, number, chunk = 0, 0, b"-"
     try:
-        await in_thread(lambda: files.append(path.open("rb", buffering=0)))
+        await in_thread(lambda: files.append(path.open("rb")))
         while chunk and done < count:
             chunk = await in_thread(files[0].read, CHUNK)
+            if checked.is_changed(number, chunk):
+                raise DataError(
+                    f"{path}:{done + 1}: changed while the run goes on, in this line or soon after it (among the "
+                    f"{CHUNK} bytes from {number * CHUNK} on)",
+                    hint="what was decided is kept; put the file back as it was and start the same run again",
+                )
+            number += 1
             for line in cutter.feed(chunk)[: count - done]:
                 done = line.number
                 if done > position:
@@ -119,8 +152,6 @@ async def read_items(
     finally:
         for file in files:
             file.close()
-    if done < count:
-        raise DataError(f"{path}:{done + 1}: the file ends here; it had {count} prompts when it was checked")
 
 
 def read_prompt(line: Line, path: Path, config: Config, source: str = "jsonl") -> Prompt:

@@ -21,9 +21,10 @@ import anyio.lowlevel
 
 from asyncgen.config import Config, PythonSource
 from asyncgen.errors import ConfigError, DataError
-from asyncgen.functions import find_function
+from asyncgen.functions import described, find_function
 from asyncgen.prompts.items import KEYS, ready_prompt
 from asyncgen.records import Prompt
+from asyncgen.tasks import ends_this_task
 from asyncgen.text_files import check_text, found
 
 __all__ = ["PythonItems"]
@@ -66,10 +67,11 @@ class PythonItems:
                     item = await anext(generator)
                 except StopAsyncIteration:
                     return
-                except (Exception, asyncio.CancelledError) as error:
+                except BaseException as error:
+                    if ends_this_task(error):
+                        raise
                     if _is_being_closed():
                         self._tell_of_cleaning(error)
-                        raise
                     raise self._failed(number, error) from error
                 if number >= position:
                     yield self._prompt(item, number)
@@ -79,23 +81,23 @@ class PythonItems:
         finally:
             try:
                 await generator.aclose()
-            except Exception as error:  # noqa: BLE001  # nobody asks it for items any more, so nothing is lost
-                self._tell_of_cleaning(error)
+            except BaseException as error:
+                if ends_this_task(error):
+                    raise
+                self._tell_of_cleaning(error)  # nobody asks it for items any more, so nothing is lost
 
     def _prompt(self, item: object, number: int) -> Prompt:
         place = f"{self.where}: item {number}"
         return ready_prompt(_object(item, place), place, self._config, number, self._name)
 
     def _failed(self, number: int, error: BaseException) -> DataError:
-        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         return DataError(
-            f"{self.where} (source {self._name!r}): item {number}: the function raised {text}",
+            f"{self.where} (source {self._name!r}): item {number}: the function raised {described(error)}",
             hint=f"mend the cause and start the same run again: it goes on at item {number}",
         )
 
     def _tell_of_cleaning(self, error: BaseException) -> None:
-        if isinstance(error, Exception):
-            self._tell(f"{self.where}: cleaning up failed: {type(error).__name__}: {error}")
+        self._tell(f"{self.where}: cleaning up failed: {described(error)}")
 
     def _check_call(self) -> None:
         if "start" in self._parameters:
@@ -123,18 +125,21 @@ def _check_kind(function: Callable[..., Any], where: str) -> None:
 
 
 def _is_being_closed() -> bool:
-    """Whether this task was cancelled from outside; a function may raise CancelledError for reasons of its own."""
+    """Whether this task was cancelled from outside, whatever the function made of that."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
 def _object(item: object, place: str) -> dict[str, Any]:
     """The item as a line of a JSONL source would hold it, sharing nothing with what the function keeps."""
-    if isinstance(item, str):
-        return {"prompt": item}
-    if not isinstance(item, Mapping):
-        raise DataError(f'{place}: found {found(item)}; an item is a text, or a mapping with "prompt" or "messages"')
     try:
-        return {str(key): json.loads(json.dumps(value)) if key in KEYS else None for key, value in item.items()}
+        if isinstance(item, str):
+            return {"prompt": str.__str__(item)}  # a subclass may have methods of its own
+        if isinstance(item, Mapping):
+            pairs = [(str.__str__(str(key)), value) for key, value in item.items()]
+            return {key: json.loads(json.dumps(value)) if key in KEYS else None for key, value in pairs}
     except (TypeError, ValueError, RecursionError) as error:
-        raise DataError(f"{place}: not JSON: {error}") from error
+        raise DataError(f"{place}: not JSON: {described(error)}") from error
+    except BaseException as error:  # nothing is awaited here, so it is no cancellation
+        raise DataError(f"{place}: reading it raised {described(error)}") from error
+    raise DataError(f'{place}: found {found(item)}; an item is a text, or a mapping with "prompt" or "messages"')

@@ -21,7 +21,7 @@ from anyio.lowlevel import checkpoint
 
 from asyncgen import seeds
 from asyncgen.config import Config, JsonlSource, PythonSource, Source
-from asyncgen.errors import AsyncgenError
+from asyncgen.errors import AsyncgenError, DataError
 from asyncgen.prompts.ahead import Ahead, Items
 from asyncgen.prompts.inputs import code_of, name_of, sources_of, where
 from asyncgen.prompts.jsonl import check_lines, read_items
@@ -80,8 +80,8 @@ async def open_source(config: Config, tell: Callable[[str], object] = str) -> As
 
 async def _open(source: Source, number: int, config: Config, group: TaskGroup, tell: Callable[[str], object]) -> Items:
     if isinstance(source, JsonlSource):
-        count = await in_thread(check_lines, source.path, config, from_thread.check_cancelled)
-        return Ahead(partial(read_items, source.path, config, count, source=name_of(source)), group, count)
+        checked = await in_thread(check_lines, source.path, config, from_thread.check_cancelled)
+        return Ahead(partial(read_items, source.path, config, checked, source=name_of(source)), group, checked.prompts)
     if isinstance(source, PythonSource):
         found = await in_thread(PythonItems, source, config, where(number), tell)
         return Ahead(found.read, group)
@@ -194,6 +194,7 @@ class Sources:
         try:
             if await part.items.wait(place.position):
                 return True
+            self._check_end(place, index)
         except AsyncgenError:
             self.failed = place.source
             raise
@@ -205,6 +206,17 @@ class Sources:
         await self._record((*self._mixing.ends, End(place.source, index)))
         self._mixing.end(place.source, index)
         return True
+
+    def _check_end(self, place: Place, index: int) -> None:
+        """Raises DataError for an end before one that is recorded: whoever recorded that had the items in between."""
+        last = max((end.index for end in self._mixing.ends), default=0)
+        if index < last:
+            name, had = self._parts[place.source].name, self._mixing.items(last)[place.source]
+            raise DataError(
+                f"source {name!r} gave at least {had} items before this run was stopped, and gives only "
+                f"{place.position} now",
+                hint="let it give the same items as before, or give another output_path",
+            )
 
     def _tell_of_growth(self, end: End) -> None:
         part = self._parts[end.source]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
 
@@ -37,9 +38,9 @@ def read_answer(value: object) -> Answer:
     if value is False:
         return Answer(("refused",))
     if isinstance(value, str):
-        return Answer((value.strip(),) if value.strip() else ())
+        return _against([value])
     if isinstance(value, (list, tuple)) and all(isinstance(each, str) for each in value):
-        return Answer(tuple(each.strip() for each in value if each.strip()))
+        return _against(value)
     if isinstance(value, Real):
         score = float(value)
         if 0 <= score <= 1:
@@ -50,6 +51,12 @@ def read_answer(value: object) -> Answer:
         others = [type(each).__name__ for each in value if not isinstance(each, str)]
         kind = f"a {kind} with {others[0]} in it"
     raise CheckFailed(f"returned {kind}; allowed is {ALLOWED}")
+
+
+def _against(texts: Sequence[str]) -> Answer:
+    """Reasons in plain texts: a subclass of the user's may do anything later on."""
+    plain = (str.__str__(text).strip() for text in texts)
+    return Answer(tuple(text for text in plain if text))
 
 
 class Failures:

@@ -6,11 +6,11 @@ tried again like any other. When too many calls fail it is the check that is bro
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from functools import partial
 from typing import Any
@@ -19,8 +19,9 @@ import anyio
 
 from asyncgen.config import FunctionValidator, Validation
 from asyncgen.errors import ConfigError, TooManyRejections
-from asyncgen.functions import find_function
-from asyncgen.records import Completion, Verdict
+from asyncgen.functions import described, find_function
+from asyncgen.records import Completion, Message, Verdict
+from asyncgen.tasks import ends_this_task
 from asyncgen.validators.answers import Answer, CheckFailed, Failures, read_answer
 from asyncgen.validators.judge import BUILT_IN, KINDS
 from asyncgen.validators.quality import low_quality, mean
@@ -30,8 +31,6 @@ __all__ = ["Count", "FunctionCheck", "Functions", "load_functions"]
 
 Count = Callable[[str, float], object]
 """Told a validator's name and the seconds of one call."""
-
-_SHOWN = 300
 
 LEFT_BEHIND = 4
 """Calls that took too long and have not ended, beside which others are begun; ``concurrency``, if that is more."""
@@ -140,7 +139,7 @@ class FunctionCheck:
             await self._wait_while_stuck()
             began = time.monotonic()
             try:
-                answer = read_answer(await self._call(completion))
+                answer = await self._call(_copied(completion))
             except Exception as error:  # noqa: BLE001  # whatever it is: this text's check failed
                 self._failed(error)
                 return Answer((_said(error),))
@@ -149,22 +148,19 @@ class FunctionCheck:
             self._failures.add(failed=False)
             return answer
 
-    async def _call(self, completion: Completion) -> object:
-        """What the function returns. Raises CheckFailed, or what the function raises."""
+    async def _call(self, completion: Completion) -> Answer:
+        """What the function answers. Raises CheckFailed, or what the function raises."""
         with anyio.move_on_after(self._timeout):
             try:
                 if self._is_async:
-                    return await self._function(completion)
+                    return read_answer(await self._function(completion))
                 value = await self._threads.run(partial(self._function, completion))
-                return await _awaited(value) if inspect.isawaitable(value) else value
-            except asyncio.CancelledError as error:
-                # A function that lets a cancellation of its own making escape must not end the task that asks it.
-                task = asyncio.current_task()
-                if task is None or task.cancelling():
+                return read_answer(await _awaited(value) if inspect.isawaitable(value) else value)
+            except BaseException as error:
+                # sys.exit() must not end the program, nor a cancellation of the function's own making this task.
+                if isinstance(error, Exception) or ends_this_task(error):
                     raise
-                raise CheckFailed("raised CancelledError") from error
-            except SystemExit as error:
-                raise CheckFailed("raised SystemExit") from error
+                raise CheckFailed(f"raised {described(error)}") from error
         raise CheckFailed(f"took longer than {self._timeout:g} s")
 
     def _failed(self, error: Exception) -> None:
@@ -196,12 +192,13 @@ async def _awaited(value: Awaitable[object]) -> object:
     return await value
 
 
+def _copied(completion: Completion) -> Completion:
+    """The completion for a function of the user's, which may change what it is given: no record has that."""
+    prompt = completion.prompt
+    messages = tuple(Message(role=each["role"], content=each["content"]) for each in prompt.messages)
+    return replace(completion, prompt=replace(prompt, messages=messages, selected_words=dict(prompt.selected_words)))
+
+
 def _said(error: Exception) -> str:
     """An error as the end of a sentence that begins with the name of the check."""
-    try:
-        text = " ".join(str(error).split())[:_SHOWN]
-    except Exception:  # noqa: BLE001  # the message of an error of the user's may itself be broken
-        text = ""
-    if isinstance(error, CheckFailed):
-        return text
-    return f"raised {type(error).__name__}" + (f": {text}" if text else "")
+    return str(error) if isinstance(error, CheckFailed) else f"raised {described(error)}"

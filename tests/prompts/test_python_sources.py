@@ -188,9 +188,9 @@ async def test_what_is_there_is_given_without_waiting_for_more(make: Make) -> No
     [
         ("number", 'found a number; an item is a text, or a mapping with "prompt" or "messages"'),
         ("empty", "prompt is an empty text; it must be a text"),
-        ("bytes", "not JSON: Object of type bytes is not JSON serializable"),
+        ("bytes", "not JSON: TypeError: Object of type bytes is not JSON serializable"),
         ("neither", 'found the keys "text"; exactly one of "prompt" and "messages" is allowed'),
-        ("nan", "not JSON: Object of type type is not JSON serializable"),
+        ("nan", "not JSON: TypeError: Object of type type is not JSON serializable"),
         ("raised", "the function raised ValueError: raised"),
         ("cancelled", "the function raised CancelledError"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from asyncgen import seeds
 from asyncgen.config import Config
 from asyncgen.errors import DataError
 from asyncgen.prompts import Plan, check_inputs, input_files, open_source
-from asyncgen.prompts.jsonl import LineCutter
+from asyncgen.prompts.jsonl import CHUNK, LineCutter
 from asyncgen.prompts.templates import DEFAULT_TEMPLATE
 from asyncgen.resources import data_file
 from asyncgen.text_files import BOM
@@ -185,15 +186,42 @@ async def test_a_file_that_changed_meanwhile_is_noticed(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "prompts.jsonl", 3)
     async with open_source(jsonl(path)) as source:
         path.write_text(GOOD + "oops\n")
-        assert len(await source.take(0, 3)) == 1, "what is before it is taken first"
         for _ in range(2):
-            with pytest.raises(DataError, match=r"prompts\.jsonl:2: column 1: not JSON"):
-                await source.take(1, 3)
+            with pytest.raises(DataError, match=r"prompts\.jsonl:1: changed while the run goes on, in this line or"):
+                await source.take(0, 3)
     async with open_source(jsonl(write_lines(path, 3))) as source:
         path.write_text(GOOD)
-        assert len(await source.take(0, 3)) == 1
-        with pytest.raises(DataError, match=r"prompts\.jsonl:2: the file ends here; it had 3 prompts when"):
-            await source.take(1, 3)
+        with pytest.raises(DataError, match=r"prompts\.jsonl:1: changed while the run goes on"):
+            await source.take(0, 3)
+
+
+@pytest.mark.parametrize("end", ["", "\n"])
+async def test_an_edit_in_place_is_noticed_where_it_is_and_lines_at_the_end_may_be_added(
+    tmp_path: Path, end: str
+) -> None:
+    path = tmp_path / "prompts.jsonl"
+    lines = [json.dumps({"prompt": f"Tell of snail {k}."}) for k in range(10_000)]
+    path.write_text("\n".join(lines) + end)
+    async with open_source(jsonl(path)) as source:
+        with path.open("r+b") as file:
+            file.seek(5 * CHUNK)
+            file.write(b"9")
+            file.seek(0, os.SEEK_END)
+            file.write(b"\nmore")
+        taken = 0
+        with pytest.raises(DataError, match=rf"changed while the run goes on.*from {5 * CHUNK} on"):
+            while prompts := await source.take(taken, 100):
+                assert prompts[0].messages[-1]["content"] == f"Tell of snail {taken}."
+                taken += len(prompts)
+    assert taken == b"\n".join(line.encode() for line in lines)[: 5 * CHUNK].count(b"\n")
+    path.write_text("\n".join(lines) + end)
+    async with open_source(jsonl(path)) as source:
+        with path.open("a") as file:
+            file.write("\nmore\n" if not end else "more\n")
+        taken = 0
+        while prompts := await source.take(taken, 100):
+            taken += len(prompts)
+    assert taken == len(lines)
 
 
 async def test_a_long_check_can_be_cancelled(tmp_path: Path) -> None:

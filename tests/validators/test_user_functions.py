@@ -277,7 +277,13 @@ def test_a_call_that_never_ends_does_not_keep_the_process_from_ending(tmp_path: 
         ("return {}", "returned dict; allowed is"),
         ("raise KeyError", "raised KeyError"),
         ("raise SystemExit(3)", "raised SystemExit"),
+        ("raise KeyboardInterrupt", "raised KeyboardInterrupt"),
+        ("raise GeneratorExit", "raised GeneratorExit"),
+        ("raise BaseExceptionGroup('two', [SystemExit(1), KeyError()])", "raised BaseExceptionGroup: two"),
+        ("return Odd('too sad')", "too sad"),
+        ("return [Odd('too sad')]", "too sad"),
         ("raise Mute", "raised Mute"),
+        ("raise Mute(Odd('sad'))", "raised Mute"),
         ("import asyncio; raise asyncio.CancelledError", "raised CancelledError"),
         ("return 7", "returned 7; a score"),
         ("return False", "refused"),
@@ -288,13 +294,26 @@ def test_a_call_that_never_ends_does_not_keep_the_process_from_ending(tmp_path: 
 async def test_whatever_it_does_is_a_reason(tmp_path: Path, word: str, body: str, said: str) -> None:
     path, _ = checks(
         tmp_path,
-        f"class Mute(Exception):\n    def __str__(self): return 1 / 0\n{word} check(c):\n"
+        f"class Mute(BaseException):\n    def __str__(self): raise SystemExit\n"
+        f"class Odd(str):\n    def strip(self): raise SystemExit\n    __len__ = __format__ = __str__ = strip\n"
+        f"{word} check(c):\n"
         f"    if c.prompt.index == 2:\n        {body}",
     )
     with anyio.fail_after(20):
         found = await decide(asking(path), prompts=20)
     assert list(refused(found)) == [2]
     assert refused(found)[2].startswith(f"check: {said}")
+
+
+@pytest.mark.parametrize("word", ["async def", "def"])
+async def test_what_a_check_does_to_its_completion_is_in_no_record(tmp_path: Path, word: str) -> None:
+    path, _ = checks(
+        tmp_path,
+        f"{word} check(c):\n    c.prompt.selected_words.clear()\n    c.prompt.messages[0]['content'] = 'changed'",
+    )
+    for story in await decide(asking(path), prompts=20):
+        assert story.metadata["selected_words"]
+        assert "changed" not in str(story)
 
 
 async def test_objects_and_functions_that_hand_out_awaitables_are_checks_too(tmp_path: Path) -> None:

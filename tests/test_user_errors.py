@@ -1,0 +1,92 @@
+"""Code of the user's that ends the program, or raises what nobody catches: one message, and never a wait for ever."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.programs import asyncgen
+
+pytestmark = pytest.mark.timeout(300)
+
+SOURCE = """
+import asyncio, sys
+
+class Mute(BaseException):
+    def __str__(self): raise SystemExit
+
+class Odd(dict):
+    def items(self): raise KeyboardInterrupt
+
+class Text(str):
+    def strip(self): raise SystemExit
+    encode = __str__ = __format__ = strip
+
+async def items(start: int):
+    while True:
+        if start == 7:
+            {body}
+        yield "a moon" if start != 8 else "never"
+        start += 1
+"""
+
+
+def config(folder: Path, more: str = "") -> None:
+    source = "{kind: python, function: 'mine.py:items'}"
+    (folder / "c.yaml").write_text(f"backend: {{kind: echo}}\nnum_stories: 20\nsources: [{source}]\n{more}")
+
+
+@pytest.mark.parametrize(
+    "code", ["import sys; sys.exit(0)", "raise KeyboardInterrupt", "class E(BaseException): 0\nraise E"]
+)
+@pytest.mark.parametrize("command", [["run"], ["check", "--json"], ["preview"]])
+def test_a_module_that_raises_anything_is_one_error(tmp_path: Path, code: str, command: list[str]) -> None:
+    config(tmp_path)
+    (tmp_path / "mine.py").write_text(code)
+    done = asyncgen(*command, "c.yaml", cwd=tmp_path, timeout=60)
+    assert done.returncode == 2, done.stderr
+    assert "importing" in done.stdout + done.stderr
+    assert "sources[0].function" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("sys.exit('enough')", "the function raised SystemExit: enough"),
+        ("raise KeyboardInterrupt", "the function raised KeyboardInterrupt"),
+        ("raise GeneratorExit", "the function raised GeneratorExit"),
+        ("raise Mute", "the function raised Mute"),
+        ("raise BaseExceptionGroup('two', [SystemExit(1), KeyError()])", "the function raised BaseExceptionGroup: two"),
+        ("yield Odd(prompt='x')", "reading it raised KeyboardInterrupt"),
+    ],
+)
+def test_a_source_that_raises_anything_is_an_error_at_its_item(tmp_path: Path, body: str, said: str) -> None:
+    config(tmp_path)
+    (tmp_path / "mine.py").write_text(SOURCE.format(body=body))
+    for command in ("run", "preview"):
+        done = asyncgen(command, "c.yaml", *(["-n", "12"] if command == "preview" else []), cwd=tmp_path, timeout=60)
+        assert done.returncode == 2, done.stderr
+        assert "item 7: " in done.stderr
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
+    assert len((tmp_path / "stories.jsonl").read_text().splitlines()) == 7
+
+
+def test_texts_with_methods_of_their_own_are_texts(tmp_path: Path) -> None:
+    config(tmp_path)
+    (tmp_path / "mine.py").write_text(SOURCE.format(body="yield Text('a sun'); start += 1"))
+    done = asyncgen("run", "c.yaml", cwd=tmp_path, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_check_that_exits_fails_that_text(tmp_path: Path) -> None:
+    config(tmp_path, "validation: {functions: [{function: 'checks.py:check'}]}\nmax_attempts: 1\n")
+    (tmp_path / "mine.py").write_text(SOURCE.format(body="pass"))
+    (tmp_path / "checks.py").write_text("import sys\ndef check(c):\n    c.prompt.index == 3 and sys.exit(1)\n")
+    done = asyncgen("run", "c.yaml", cwd=tmp_path, timeout=60)
+    assert done.returncode == 0, done.stderr
+    (record,) = map(json.loads, (tmp_path / "stories.rejected.jsonl").read_text().splitlines())
+    assert "SystemExit: 1" in str(record)
