@@ -278,5 +278,5 @@ def test_what_names_no_function_is_refused(write: Callable[[str], Path], referen
     ],
 )
 def test_numbers_that_no_run_can_reckon_with_or_write_down_are_refused(setting: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match=r"infinite|less than or equal to 1000000"):
+    with pytest.raises(ValidationError, match=r"infinite|finite number|less than or equal to 1000000"):
         Config.model_validate(setting)
