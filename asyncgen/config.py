@@ -343,6 +343,8 @@ class Config(_Section):
     """Use every word of the vocabulary once before any is used twice; false draws words independently."""
     max_attempts: Annotated[int, Field(ge=1, le=1000)] = 3
     """Attempts at one index before it goes to the rejected file."""
+    record_messages: bool = False
+    """Put the conversation that the model saw, examples included, into `metadata.messages`."""
     max_rejection_rate: Annotated[float, Field(ge=0, le=1)] = 0.9
     """Stop the run when more than this share of the last 200 decided indices was rejected."""
     window: Annotated[int, Field(ge=1, le=1_000_000)] | None = None

@@ -110,7 +110,7 @@ class Ordering:
     def _record(self, verdict: Verdict) -> Story | Rejection:
         completion = verdict.completion
         prompt = completion.prompt
-        metadata = {
+        metadata: dict[str, object] = {
             "selected_words": dict(prompt.selected_words),
             "additional_condition": prompt.additional_condition,
             "k_shot_count": len(prompt.shots),
@@ -124,6 +124,8 @@ class Ordering:
             "source": prompt.source,
             "position": prompt.position,
         }
+        if self._config.record_messages:
+            metadata["messages"] = [dict(message) for message in prompt.messages]
         story = Story(
             story_id=seeds.story_id(self._config.seed, prompt.index),
             prompt_id=seeds.prompt_id(prompt.index),

@@ -35,7 +35,9 @@ _ENDED = "sources ended"
 _Ends = TypeAdapter(list[End])
 
 Notice = Callable[[str], object]
-"""Told, one at a time, sentences that a user should read once."""
+"""Told, one at a time, sentences that a user should read once: that a model is being loaded and was, that it has no
+chat template, that a setting is another than before. ``print`` will do; it is called on the event loop.
+"""
 
 
 async def run(
@@ -50,8 +52,10 @@ async def run(
 
     ``stop``, once set, ends the run gracefully: what was begun is finished and committed, for ``drain_timeout``
     seconds at most. Cancellation ends it within one decode step of the model; what was decided before is on disk
-    either way. ``watch`` is shown the run while it generates. ``begin`` is called with the number of stories on disk
-    when inputs and output are sound and the model is about to be loaded.
+    either way. ``watch`` is shown the run while it generates. ``notice`` is called, on the event loop, with each
+    sentence that a person should read once (a model is being loaded, it has no chat template, a setting is another than
+    before); ``print`` will do, and all but the loading is in the report's ``notices`` too. ``begin`` is called with
+    the number of stories on disk when inputs and output are sound and the model is about to be loaded.
 
     Raises InputError, OutputError, BackendFailed, TooManyRejections or SourcesEnded; the last two carry the
     ``report``.
@@ -76,7 +80,7 @@ async def run(
                     return _report("complete", _at_rest(config, output), output, told)
                 if source.count is not None and output.start >= source.count:
                     return await _nothing_to_come(config, output, told)
-                async with open_backend(config) as backend:
+                async with open_backend(config, notice or str) as backend:
                     for text in backend.notices:
                         tell(text)
                     _check_revision(backend.revision, output)

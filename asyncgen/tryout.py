@@ -29,7 +29,7 @@ async def try_prompts(
     first = prompts[0].index
     unbound = config.model_copy(update={"num_stories": None, "max_rejection_rate": 1.0})  # these prompts and no other
     validators = await in_thread(open_validators, config)
-    async with open_backend(config) as backend:
+    async with open_backend(config, notice) as backend:
         for text in backend.notices:
             notice(text)
         flow = Flow(unbound, _Given(prompts), backend, validators, start=first, rejected=first)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from anyio import CancelScope, from_thread
@@ -12,6 +13,7 @@ from asyncgen.backends.base import Backend, BackendSnapshot, Completions, Limits
 from asyncgen.backends.echo import Echo
 from asyncgen.backends.find import check_model
 from asyncgen.config import AutoBackend, Config, EchoBackend, StaticBackend
+from asyncgen.metrics import duration
 from asyncgen.tasks import in_thread
 
 if TYPE_CHECKING:
@@ -21,8 +23,9 @@ __all__ = ["Backend", "BackendSnapshot", "Completions", "Limits", "check_model",
 
 
 @asynccontextmanager
-async def open_backend(config: Config) -> AsyncIterator[Backend]:
-    """The backend that ``config`` names, its model loaded; on exit the model is freed.
+async def open_backend(config: Config, notice: Callable[[str], object] = str) -> AsyncIterator[Backend]:
+    """The backend that ``config`` names, its model loaded; on exit the model is freed. ``notice`` is told before a
+    model is loaded, and what was loaded.
 
     Loading happens in a worker thread, so the event loop lives on; cancelled, it ends after the step in progress.
     Raises ModelError or ConfigError if the model cannot be used. ``auto`` means ``static`` for now.
@@ -30,7 +33,10 @@ async def open_backend(config: Config) -> AsyncIterator[Backend]:
     if isinstance(config.backend, EchoBackend):
         yield Echo(config, config.backend)
         return
+    began = perf_counter()
+    notice(f"loading {config.model_name} ...")
     backend = await in_thread(_open_static, config, config.backend)
+    notice(f"loaded in {duration(perf_counter() - began)}: {backend.described}")
     try:
         yield backend
     finally:

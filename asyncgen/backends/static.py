@@ -66,6 +66,8 @@ class Static:
         self.limits = Limits(loaded.context_length, self._batch_size())
         self.notices: tuple[str, ...] = self._chat.notices(config.system_prompt)
         self.revision: str | None = loaded.revision
+        self.described = f"on {loaded.device}, {str(loaded.model.dtype).removeprefix('torch.')}"
+        """Where and in what the model was loaded, for people."""
         self._check_template(config)
         self._budget = TokenBudget()
         self._meter = Meter()

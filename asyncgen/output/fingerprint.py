@@ -8,9 +8,9 @@ What each field of the configuration does to the records (``RULES``):
     free      speed, display, paths, and where to stop: never compared
 
     records   seed; system_prompt; sources: kind, name, weight, parameters; use_k_shot, k_shot_count, k_shot_rotate;
-              ensure_diversity; max_attempts; generation: temperature, top_p, top_k, min_p, max_new_tokens, stop;
-              validation: all but what is named below; backend: dtype, revision, quantization, trust_remote_code;
-              echo: bad_share, distinct, context_length
+              ensure_diversity; max_attempts; record_messages; generation: temperature, top_p, top_k, min_p,
+              max_new_tokens, stop; validation: all but what is named below; backend: dtype, revision, quantization,
+              trust_remote_code; echo: bad_share, distinct, context_length
     input     vocabulary_path, features_path, conversation_path, template; sources: path, function; validation:
               banned_words_path, readability.known_words_path, functions.function; model_name, if ``inputs`` has
               a ``model`` (a directory); a hub id is compared as it stands
@@ -86,6 +86,7 @@ RULES: dict[str, Rule] = {
     "k_shot_rotate": "records",
     "ensure_diversity": "records",
     "max_attempts": "records",
+    "record_messages": "records",
     "max_rejection_rate": "free",
     "window": "free",
     "drain_timeout": "free",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -234,6 +235,19 @@ def test_padding_is_decided_by_the_prompt_alone_and_never_absent(llama: Path) ->
                 assert 0 < prepared.length - len(prepared.token_ids) <= 32
 
     anyio.run(main)
+
+
+def test_a_notice_tells_of_the_loading(llama: Path) -> None:
+    told: list[str] = []
+
+    async def main() -> None:
+        async with open_backend(config_for(llama), told.append):
+            pass
+
+    anyio.run(main)
+    before, after = told
+    assert before == f"loading {llama} ..."
+    assert re.fullmatch(r"loaded in .* s: on cpu, float32", after)
 
 
 def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ CHANGES: dict[str, tuple[Any, ...]] = {
     "k_shot_rotate": (7,),
     "ensure_diversity": (False,),
     "max_attempts": (1,),
+    "record_messages": (True,),
     "max_rejection_rate": (0.5,),
     "window": (512,),
     "drain_timeout": (1.5,),
