@@ -13,8 +13,8 @@ demo: $(STAMP)  ## make a hundred stories with the bundled model and show three 
 	$(BIN)/python -m asyncgen run configs/quickstart.yaml
 	@$(BIN)/python tools/show_stories.py configs/quickstart-stories.jsonl 3
 
-test: check  ## lint, types and all tests
-	$(BIN)/python -m pytest -q
+test: check  ## lint, types and all tests, two files at a time
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 check: $(TEST_STAMP)  ## lint and types only
 	$(BIN)/ruff check .
