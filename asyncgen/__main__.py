@@ -15,6 +15,8 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
             signal.signal(number, lambda received, _: os._exit(128 + received))
+    for name in [each for each in os.environ if each.startswith("TQDM_") and each != "TQDM_DISABLE"]:
+        del os.environ[name]  # tqdm reads them when it is imported, and fails with what it does not understand
     from asyncgen.cli import main as run_command_line  # noqa: PLC0415  # takes a third of a second
 
     run_command_line()

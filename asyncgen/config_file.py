@@ -69,6 +69,7 @@ def read_config(path: str | Path | None = None, overrides: Sequence[str | Flag] 
         values, lines = read_mapping(file)
         origins = {key: f"{file}:{line}" for key, line in lines.items()}
         base = file.absolute().parent
+    base = Path(_as_utf8(str(base), "the folder ", "name is"))
     values.setdefault("output_path", "stories.jsonl")
     _make_absolute(values, base)
     for override in overrides:
@@ -112,13 +113,13 @@ def _apply(flag: Flag, values: dict[str, Any], origins: dict[Key, str]) -> None:
     origins[key] = where
 
 
-def _as_utf8(argument: str, option: str = "") -> str:
+def _as_utf8(argument: str, option: str = "", what: str = "argument is") -> str:
     """An argument as its bytes say in UTF-8, whatever the locale: Python keeps what it cannot decode as surrogates."""
     try:
         return argument.encode("utf-8", "surrogateescape").decode()
     except UnicodeError:
         shown = argument.encode(errors="replace").decode()
-        raise ConfigError(f"{option}{shown}: the argument is not UTF-8") from None
+        raise ConfigError(f"{option}{shown}: the {what} not UTF-8") from None
 
 
 def _current_folder() -> Path:

@@ -72,10 +72,12 @@ class _File(logging.FileHandler):
 
 @contextmanager
 def _opened(file: Path) -> Iterator[logging.Handler]:
+    if file.exists() and not file.is_file():  # opening a pipe would wait for a reader
+        raise ConfigError(f"{file}: the log cannot be written: it is not a regular file")
     try:
         handler = _File(file, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{file}: the log cannot be written: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # a ValueError: no name at all for this system
+        raise ConfigError(f"{file}: the log cannot be written: {getattr(error, 'strerror', error)}") from None
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     try:
         yield handler

@@ -175,6 +175,12 @@ def test_the_schema_is_printed_and_written(tmp_path: Path) -> None:
     assert json.loads(shown.stdout)["properties"]["num_stories"]
     assert asyncgen("schema", "--output", "s/s.json", cwd=tmp_path, env=without_torch(tmp_path)).returncode == 0
     assert (tmp_path / "s" / "s.json").read_text() == shown.stdout
+    (tmp_path / "s" / "s.json").write_text("mine")
+    again = asyncgen("schema", "--output", "s/s.json", cwd=tmp_path)
+    assert (again.returncode, "s/s.json: exists already" in again.stderr) == (2, True)
+    assert (tmp_path / "s" / "s.json").read_text() == "mine"
+    assert asyncgen("schema", "--output", "s/s.json", "--force", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "s" / "s.json").read_text() == shown.stdout
     assert asyncgen("init", "a.yaml", cwd=tmp_path).returncode == 0
     assert (tmp_path / "a.schema.json").read_text() == shown.stdout
     (tmp_path / "file").touch()

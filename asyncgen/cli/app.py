@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 import asyncgen
-from asyncgen.cli.check import check_command
+from asyncgen.cli.check import check_command, check_refused
 from asyncgen.cli.options import with_settings
 from asyncgen.cli.preview import preview_command
 from asyncgen.cli.run import run_command
@@ -65,10 +65,10 @@ _SCHEMA_EPILOG = """
 \b
 Examples:
   asyncgen schema
-  asyncgen schema --output asyncgen.schema.json
+  asyncgen schema --output asyncgen.schema.json --force
 
 \b
-Exit codes: 0 written, 2 not written.
+Exit codes: 0 written, 2 not written (the file exists, say).
 """
 _VERIFY_EPILOG = """
 \b
@@ -115,7 +115,7 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 
 app.command("run", epilog=_RUN_EPILOG)(with_settings(run_command))
-app.command("check", epilog=_CHECK_EPILOG)(with_settings(check_command))
+app.command("check", epilog=_CHECK_EPILOG)(with_settings(check_command, check_refused))
 app.command("preview", epilog=_PREVIEW_EPILOG)(with_settings(preview_command))
 app.command("init", epilog=_INIT_EPILOG)(init_command)
 app.command("schema", epilog=_SCHEMA_EPILOG)(schema_command)

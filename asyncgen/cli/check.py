@@ -14,9 +14,10 @@ from asyncgen.cli.explain import as_error
 from asyncgen.cli.options import Settings
 from asyncgen.cli.speak import say
 from asyncgen.config import Config
+from asyncgen.errors import ConfigError
 from asyncgen.prompts import Inputs
 
-__all__ = ["check_command"]
+__all__ = ["check_command", "check_refused"]
 
 
 def check_command(
@@ -35,6 +36,19 @@ def check_command(
     else:
         raise as_error(facts.problems, settings.origins)
     raise typer.Exit(2 if facts.problems else 0)
+
+
+def check_refused(error: ConfigError, *, as_json: bool) -> None:
+    """The same JSON, all but the problems empty, where there is no configuration to look at."""
+    if not as_json:
+        return
+    lines = error.message.splitlines()
+    apart = lines if all(line[:1].strip() for line in lines) else [error.message]  # a line each, or one of several
+    problems = [{"key": "", "message": text, "hint": error.hint, "origin": ""} for text in apart]
+    lists: dict[str, list[object]] = {"cautions": [], "sources": []}
+    nothing = dict.fromkeys(("goal", "distinct", "tokens", "model", "output"))
+    say(json.dumps({"ok": False, "problems": problems, **lists, **nothing}, indent=2, ensure_ascii=False))
+    raise typer.Exit(2)
 
 
 def _lines(facts: Facts) -> Iterator[tuple[str, str]]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from asyncgen import errors
 from asyncgen.cli.app import app
@@ -30,6 +31,7 @@ _ROOT_OPTIONS = frozenset({"-h", "--help", "--version", "--install-completion", 
 def main() -> NoReturn:
     """Entry point of ``python -m asyncgen`` and of the console script."""
     stop_when_told()
+    _make_streams_forgiving()
     # OpenMP threads that spin while they wait slow each other down forty-fold beside another busy process. Read when
     # torch is imported, which a run does later.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -39,12 +41,45 @@ def main() -> NoReturn:
         arguments.insert(0, "run")
     try:
         app(arguments, prog_name="asyncgen")
+    except OSError as error:
+        if not (_fails(sys.stderr) or _fails(sys.stdout)):
+            raise
+        tell(f"asyncgen: error: standard output cannot be written: {error.strerror}")
+        os._exit(getattr(error.__context__, "exit_code", 1))  # that of the message that could not be shown
+    except UnicodeEncodeError as error:
+        if sys.getfilesystemencoding() == "utf-8":
+            raise
+        tell(
+            f"asyncgen: error: {error.object}: the locale has no such characters\n  set PYTHONUTF8=1 or LC_ALL=C.UTF-8"
+        )
+        sys.exit(2)
     except errors.AsyncgenError as error:
         tell(f"asyncgen: error: {error}")
         sys.exit(_exit_code(error))
     finally:
         wait_for_terminals()  # the last words wait for one that is held, like those of any program
     sys.exit(0)
+
+
+def _make_streams_forgiving() -> None:
+    """What is shown to a person never fails for its characters, nor because a stream was closed from the beginning:
+    then it leads nowhere, and no file of the run gets its number.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123  # until the end
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _fails(stream: TextIO) -> bool:
+    try:
+        stream.write("\n")
+        stream.flush()
+    except OSError:
+        return True
+    return False
 
 
 def _make_current_folder_importable() -> None:

@@ -27,6 +27,8 @@ class Settings:
     config: Config
     origins: Origins
     """Where each setting was made, for messages."""
+    file: Path | None
+    """The file that it was read from."""
 
 
 def read_settings(
@@ -62,17 +64,27 @@ def read_settings(
         )
         if value is not None
     ]
-    return Settings(*read_config(config or config_option, [*(sets or ()), *flags]))
+    file = config or config_option
+    return Settings(*read_config(file, [*(sets or ()), *flags]), file)
 
 
-def with_settings(command: Callable[Concatenate[Settings, _Own], None]) -> Callable[..., None]:
-    """The same command with the shared options in front of its own; it is called with what they amount to."""
+def with_settings(
+    command: Callable[Concatenate[Settings, _Own], None], refused: Callable[..., object] | None = None
+) -> Callable[..., None]:
+    """The same command with the shared options in front of its own; it is called with what they amount to. If that is
+    no configuration, ``refused`` hears why first, with the command's own options.
+    """
     shared = inspect.signature(read_settings, eval_str=True).parameters
     own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
 
     @wraps(command)
     def wrapped(**options: Any) -> None:
-        settings = read_settings(**{name: options.pop(name) for name in shared})
+        try:
+            settings = read_settings(**{name: options.pop(name) for name in shared})
+        except ConfigError as error:
+            if refused is not None:
+                refused(error, **options)
+            raise
         command(settings, **options)  # type: ignore[call-arg]  # typer gives what the signature below asks for
 
     parameters = [*shared.values(), *own]

@@ -23,10 +23,14 @@ from asyncgen.cli.signals import Signals
 from asyncgen.cli.write import init_command
 from asyncgen.config import Config
 from asyncgen.dashboard import choose_view, tell
+from asyncgen.errors import ConfigError
 from asyncgen.logs import configure
 from asyncgen.metrics import View, Watched
+from asyncgen.output import Places
+from asyncgen.prompts import input_files
 from asyncgen.report import Report
 from asyncgen.session import progress_on_disk, run
+from asyncgen.validators import validator_files
 
 __all__ = ["run_command"]
 
@@ -63,9 +67,23 @@ def run_command(
         return
     show = _Show(choose_view(plain=plain, quiet=quiet), _nothing if quiet else tell)
     level = log_level or (Level.ERROR if quiet else Level.WARNING)
+    if log_file is not None:
+        _check_is_no_part(log_file, settings)
     with configure(level.value, log_file), explained(settings):
         code = _run(settings.config, show)
     raise typer.Exit(code)
+
+
+def _check_is_no_part(log_file: Path, settings: Settings) -> None:
+    """Raises ConfigError if the log would be written into a file of the run."""
+    config = settings.config
+    with explained(settings):
+        places = Places.of(config.output_path)
+        read = {**input_files(config), **validator_files(config), "configuration": settings.file}
+    written = {"stories": places.stories, "rejected": places.rejected, "manifest": places.manifest, "lock": places.lock}
+    for what, path in {**read, **written}.items():
+        if isinstance(path, Path) and path.resolve() == log_file.resolve():
+            raise ConfigError(f"--log-file {log_file}: that is a file of the run itself ({what})", hint="name another")
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,9 +23,7 @@ def init_command(
         raise ConfigError(f"{file}: a configuration is written as YAML; name it {file.with_suffix('.yaml').name}")
     schema = file.with_suffix(".schema.json")
     if not force:
-        for path in (file, schema):
-            if path.exists():
-                raise ConfigError(f"{path}: exists already", hint="--force overwrites it")
+        _check_is_new(file, schema)
     made = not file.parent.exists()
     _write(file, render_config(schema.name, file.with_suffix(".jsonl").name))
     _write(schema, render_schema())
@@ -38,17 +36,29 @@ def schema_command(
     output: Annotated[
         Path | None, typer.Option("--output", metavar="FILE", help="Write it to this file instead.")
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite it if it exists.")] = False,
 ) -> None:
     """Print the JSON Schema of the configuration, for editors and checks of your own."""
     if output is None:
         say(render_schema().rstrip("\n"))
     else:
+        if not force:
+            _check_is_new(output)
         _write(output, render_schema())
+
+
+def _check_is_new(*files: Path) -> None:
+    for path in files:
+        if path.exists():
+            raise ConfigError(f"{path}: exists already", hint="--force overwrites it")
 
 
 def _write(file: Path, text: str) -> None:
     try:
+        data = text.encode()
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
+        file.write_bytes(data)
     except OSError as error:
         raise ConfigError(f"{file}: cannot be written: {error.strerror}") from None
+    except UnicodeEncodeError:  # the schema's name, which is a part of the text
+        raise ConfigError(f"{file}: the name is not UTF-8") from None

@@ -26,8 +26,8 @@ def choose_view(
 ) -> View:
     """Bars if ``stream`` (standard error unless told) is a terminal they fit into, else a line every ``every`` seconds.
 
-    Lines too if ``plain``, in a terminal that calls itself dumb, and where CI is set, whose logs keep every redraw;
-    nothing at all if ``quiet``.
+    Lines too if ``plain``, in a terminal that calls itself dumb, where tqdm is switched off (TQDM_DISABLE), and where
+    CI is set, whose logs keep every redraw; nothing at all if ``quiet``.
     """
     out = sys.stderr if stream is None else stream
     if quiet or out is None:  # None: the process was started without one
@@ -97,6 +97,8 @@ def _outlived(view: View) -> View:
 
 def _takes_bars(out: TextIO) -> bool:
     if os.environ.get("TERM") == "dumb" or os.environ.get("CI", "").lower() not in ("", "0", "false"):
+        return False
+    if os.environ.get("TQDM_DISABLE"):  # tqdm would make bars that are none
         return False
     return out.isatty() and os.get_terminal_size(out.fileno()).columns >= LEAST_COLUMNS
 

@@ -46,13 +46,25 @@ class Places:
         if not stat.S_ISREG(mode):
             raise ConfigError(f"output_path: {path} is not a regular file", hint="name a file such as stories.jsonl")
         stem = path.name.removesuffix(".jsonl") or path.name
-        return cls(path, *(path.with_name(stem + end) for end in (".rejected.jsonl", ".run.json", ".lock")))
+        places = cls(path, *(path.with_name(stem + end) for end in (".rejected.jsonl", ".run.json", ".lock")))
+        for each in (places.rejected, places.lock):
+            if _is_something_else(each):
+                raise ConfigError(f"output_path: {each} is not a regular file", hint="a run writes there: remove it")
+        return places
 
     def free_aside(self) -> Path:
         """A name beside the rejected file at which there is nothing: ``stories.rejected.1.jsonl``."""
         stem = self.rejected.name.removesuffix(".jsonl")
         names = (self.rejected.with_name(f"{stem}.{number}.jsonl") for number in count(1))
         return next(path for path in names if not os.path.lexists(path))
+
+
+def _is_something_else(path: Path) -> bool:
+    """Whether something is there that is no file; what cannot be looked at is met again when it is opened."""
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return False
 
 
 def size_of(path: Path) -> int:
