@@ -72,7 +72,7 @@ class _File(logging.FileHandler):
 
 @contextmanager
 def _opened(file: Path) -> Iterator[logging.Handler]:
-    if file.exists() and not file.is_file():  # opening a pipe would wait for a reader
+    if file.is_fifo():  # opening it would wait for a reader
         raise ConfigError(f"{file}: the log cannot be written: it is not a regular file")
     try:
         handler = _File(file, encoding="utf-8")

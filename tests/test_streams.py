@@ -30,13 +30,13 @@ def shell(command: str, folder: Path, **variables: str) -> subprocess.CompletedP
     )
 
 
-@pytest.mark.parametrize("name", ["pipe", "folder", "/dev/full"])
-def test_a_log_file_must_be_a_file(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(("name", "why"), [("pipe", "it is not a regular file"), ("folder", "Is a directory")])
+def test_a_log_file_must_be_a_file(tmp_path: Path, name: str, why: str) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
     done = asyncgen("run", *FEW, "--log-file", name, cwd=tmp_path)
     assert done.returncode == 2
-    assert f"{name}: the log cannot be written: it is not a regular file" in done.stderr
+    assert f"{name}: the log cannot be written: {why}" in done.stderr
 
 
 @pytest.mark.parametrize(
