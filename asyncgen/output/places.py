@@ -47,9 +47,10 @@ class Places:
             raise ConfigError(f"output_path: {path} is not a regular file", hint="name a file such as stories.jsonl")
         stem = path.name.removesuffix(".jsonl") or path.name
         places = cls(path, *(path.with_name(stem + end) for end in (".rejected.jsonl", ".run.json", ".lock")))
-        for each in (places.rejected, places.lock):
-            if _is_something_else(each):
-                raise ConfigError(f"output_path: {each} is not a regular file", hint="a run writes there: remove it")
+        if _is_something_else(places.rejected):
+            raise ConfigError(
+                f"output_path: {places.rejected} is not a regular file", hint="a run writes its rejects there: remove it"
+            )
         return places
 
     def free_aside(self) -> Path:
