@@ -49,7 +49,7 @@ class Places:
         places = cls(path, *(path.with_name(stem + end) for end in (".rejected.jsonl", ".run.json", ".lock")))
         if _is_something_else(places.rejected):
             raise ConfigError(
-                f"output_path: {places.rejected} is not a regular file", hint="a run writes its rejects there: remove it"
+                f"output_path: {places.rejected} is not a regular file", hint="rejects are written there: remove it"
             )
         return places
 
