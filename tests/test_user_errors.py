@@ -90,3 +90,62 @@ def test_a_check_that_exits_fails_that_text(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     (record,) = map(json.loads, (tmp_path / "stories.rejected.jsonl").read_text().splitlines())
     assert "SystemExit: 1" in str(record)
+
+
+STUCK = """
+import anyio, asyncio, threading, time
+
+async def forever(start: int):
+    while True:
+        try:
+            yield f"a moon {start}"
+            start += 1
+            if start > 30:
+                await asyncio.sleep(3600)
+        except BaseException:
+            while True:
+                try:
+                    await asyncio.sleep(3600)
+                except BaseException:
+                    pass
+
+async def in_thread(start: int):
+    while start < 25:
+        yield f"a moon {start}"
+        start += 1
+    await anyio.to_thread.run_sync(time.sleep, 3600)
+
+async def with_thread(start: int):
+    threading.Thread(target=time.sleep, args=[3600], name="mine").start()
+    while True:
+        yield f"a moon {start}"
+        start += 1
+
+async def check(c):
+    while c.prompt.index == 19:
+        try:
+            await asyncio.sleep(3600)
+        except BaseException:
+            pass
+"""
+
+
+@pytest.mark.parametrize("function", ["forever", "in_thread", "with_thread"])
+def test_a_finished_run_leaves_behind_what_does_not_end(tmp_path: Path, function: str) -> None:
+    source = f"{{kind: python, function: 'mine.py:{function}'}}"
+    (tmp_path / "c.yaml").write_text(f"backend: {{kind: echo}}\nnum_stories: 20\nsources: [{source}]\n")
+    (tmp_path / "mine.py").write_text(STUCK)
+    done = asyncgen("run", "c.yaml", cwd=tmp_path, timeout=90)
+    assert done.returncode == 0, done.stderr
+    assert "left behind: t" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert asyncgen("verify", "c.yaml", cwd=tmp_path).returncode == 0
+
+
+def test_a_check_that_swallows_its_end_is_left_behind(tmp_path: Path) -> None:
+    config(tmp_path, "validation: {functions: [{function: 'mine.py:check', timeout: 1}]}\nmax_attempts: 1\n")
+    (tmp_path / "mine.py").write_text(STUCK + SOURCE.format(body="pass"))
+    done = asyncgen("run", "c.yaml", cwd=tmp_path, timeout=90)
+    assert done.returncode == 0, done.stderr
+    assert "left behind: t" in done.stderr
+    assert "check: took longer than 1 s" in (tmp_path / "stories.rejected.jsonl").read_text()

@@ -9,6 +9,7 @@ from typing import NoReturn, TextIO
 
 from asyncgen import errors
 from asyncgen.cli.app import app
+from asyncgen.cli.leaving import end_soon
 from asyncgen.cli.signals import stop_when_told
 from asyncgen.dashboard import tell, wait_for_terminals
 
@@ -58,6 +59,7 @@ def main() -> NoReturn:
         sys.exit(_exit_code(error))
     finally:
         wait_for_terminals()  # the last words wait for one that is held, like those of any program
+        end_soon(sys.exception())
     sys.exit(0)
 
 

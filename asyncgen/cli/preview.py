@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
-import anyio
 import typer
 
 from asyncgen.backends.sight import see
 from asyncgen.cli.explain import explained
+from asyncgen.cli.leaving import run_loop
 from asyncgen.cli.options import Settings
 from asyncgen.cli.speak import say
 from asyncgen.dashboard import tell
@@ -31,11 +32,11 @@ def preview_command(
     """Show prompts exactly as the model will see them, and on demand its answers with the verdict on each."""
     config = settings.config
     with explained(settings):
-        prompts = anyio.run(take_prompts, config, start, count)
+        prompts = run_loop(partial(take_prompts, config, start, count))
         if not prompts:
             raise SourcesEnded(f"the sources end before index {start}", hint="lower --start")
         sight = None if no_tokens else see(config, tell)
-        answers = anyio.run(try_prompts, config, prompts, tell) if generate else {}
+        answers = run_loop(partial(try_prompts, config, prompts, tell)) if generate else {}
     for prompt in prompts:
         say(describe_prompt(prompt, sight))
         for verdict in answers.get(prompt.index, ()):

@@ -18,6 +18,7 @@ import typer
 import asyncgen
 from asyncgen import errors
 from asyncgen.cli.explain import explained
+from asyncgen.cli.leaving import run_loop
 from asyncgen.cli.options import Settings
 from asyncgen.cli.signals import Signals
 from asyncgen.cli.write import init_command
@@ -108,7 +109,7 @@ def _run(config: Config, show: _Show) -> int:
         return 0
     signals = Signals()
     try:
-        report = anyio.run(signals.watch, partial(_make, config, show, signals))
+        report = run_loop(partial(signals.watch, partial(_make, config, show, signals)))
     except errors.RunStopped as error:
         if isinstance(error.report, Report):
             tell(error.report.summary())

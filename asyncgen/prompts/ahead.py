@@ -5,12 +5,14 @@ is waited for. The buffer is small and bounded.
 
 The iterator of items lives and dies in its one task: it is closed there on every way out. A user's function may be in
 it, so it gets what asyncio promises: one ``CancelledError``, after which cleaning up may wait for something. anyio
-would cancel each such wait anew; so the task is shielded from its scopes and ended by ``close``, with a deadline.
+would cancel each such wait anew; so the task is in no task group and is ended by ``close``, with a deadline. One that
+does not end even then is left behind: nothing can stop it, and the run is not to wait for ever.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -27,6 +29,11 @@ AHEAD = 64
 """Items that wait for a taker, at most."""
 CLOSING_SECONDS = 10.0
 """Time that an iterator may take to clean up when it is closed early."""
+
+LAST_SECONDS = 1.0
+"""Time after that which a second cancellation may take."""
+
+_log = logging.getLogger(__name__)
 
 _Open = Callable[[int], AsyncGenerator[Prompt, None]]
 
@@ -96,38 +103,52 @@ class _Fetch:
         self._failure: Exception | None = None
         self._arrived = anyio.Event()
         self._room = anyio.Event()
-        self._shield = anyio.CancelScope(shield=True)
-        self._task: asyncio.Task[object] | None = None
+        self._ending = anyio.Event()
+        self._task: asyncio.Task[None] | None = None
         self._stopped = False
 
     async def run(self, open_at: _Open, before: _Fetch | None) -> None:
-        """The task. Never raises: what the source raises is said when the items before it are taken."""
-        self._task = asyncio.current_task()
+        """Walks in a task apart and waits until it is over. Never raises: what the source raises is said when the
+        items before it are taken.
+        """
+        with anyio.CancelScope(shield=True):
+            if before is not None:
+                await before.over.wait()  # two at once of what a user opens may be one too many
+            if not self._stopped:
+                self._task = asyncio.create_task(self._walk(open_at), name="asyncgen source")
+                self._task.add_done_callback(lambda _: self._ending.set())
+                await self._ending.wait()
+                await self._end(self._task)
+        self.over.set()
+        self._arrived.set()
+
+    async def _walk(self, open_at: _Open) -> None:
         try:
-            with self._shield:
-                if before is not None:
-                    await before.over.wait()  # two at once of what a user opens may be one too many
-                if not self._stopped:
-                    async with aclosing(open_at(self._first)) as items:
-                        async for item in items:
-                            await self._put(item)
+            async with aclosing(open_at(self._first)) as items:
+                async for item in items:
+                    await self._put(item)
         except asyncio.CancelledError:
             if not self._stopped:
-                raise
+                self._failure = RuntimeError("the task that reads a source was cancelled from outside")
         except Exception as failure:  # noqa: BLE001  # raised by ``wait``
             self._failure = failure
-        finally:
-            self.over.set()
-            self._arrived.set()
+
+    async def _end(self, task: asyncio.Task[None]) -> None:
+        for seconds in (CLOSING_SECONDS, LAST_SECONDS):
+            await asyncio.wait({task}, timeout=seconds)
+            if task.done():
+                return
+            task.cancel()
+        _log.info("a source does not end when it is cancelled, and is left behind")
 
     def stop(self) -> None:
-        """Ends the walk, once; a task that has not taken its first step never enters a ``try`` and is not torn."""
+        """Ends the walk, once; one that has not begun does not begin."""
         if self._stopped or self.over.is_set():
             return
         self._stopped = True
         if self._task is not None:
-            self._shield.deadline = anyio.current_time() + CLOSING_SECONDS
             self._task.cancel()
+            self._ending.set()
 
     def pop(self) -> Prompt | None:
         """The next item if it is here."""

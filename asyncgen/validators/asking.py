@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import partial
@@ -23,6 +23,7 @@ from asyncgen.functions import described, find_function
 from asyncgen.records import Completion, Message, Verdict
 from asyncgen.tasks import ends_this_task
 from asyncgen.validators.answers import Answer, CheckFailed, Failures, read_answer
+from asyncgen.validators.apart import wait_apart
 from asyncgen.validators.judge import BUILT_IN, KINDS
 from asyncgen.validators.quality import low_quality, mean
 from asyncgen.validators.threads import Threads
@@ -153,9 +154,9 @@ class FunctionCheck:
         with anyio.move_on_after(self._timeout):
             try:
                 if self._is_async:
-                    return read_answer(await self._function(completion))
+                    return read_answer(await wait_apart(partial(self._function, completion), self.name))
                 value = await self._threads.run(partial(self._function, completion))
-                return read_answer(await _awaited(value) if inspect.isawaitable(value) else value)
+                return read_answer(await wait_apart(lambda: value, self.name) if inspect.isawaitable(value) else value)
             except BaseException as error:
                 # sys.exit() must not end the program, nor a cancellation of the function's own making this task.
                 if isinstance(error, Exception) or ends_this_task(error):
@@ -186,10 +187,6 @@ class FunctionCheck:
                 f"{self._timeout:g} s and have still not ended",
                 hint="give the function a time limit of its own, then run again; what was decided is kept",
             )
-
-
-async def _awaited(value: Awaitable[object]) -> object:
-    return await value
 
 
 def _copied(completion: Completion) -> Completion:
