@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,10 @@ from asyncgen.errors import PromptRefused
 from asyncgen.estimate import Distinct, Tokens
 from asyncgen.output import Places, Progress
 from asyncgen.preview import take_prompts
-from asyncgen.problems import Problem, find_problems
-from asyncgen.prompts import Inputs, Plan, check_inputs
+from asyncgen.problems import Problem, find_problems, find_progress
+from asyncgen.prompts import Inputs, Plan
 from asyncgen.prompts.inputs import sources_of
 from asyncgen.records import Prompt
-from asyncgen.session import progress_on_disk
 from asyncgen.tasks import in_thread
 
 __all__ = ["Facts", "examine"]
@@ -83,7 +83,7 @@ class Facts:
             "problems": [asdict(problem) for problem in self.problems],
             "cautions": list(self.cautions),
             "goal": {"num_stories": config.num_stories, "attempts": config.attempts},
-            "sources": [asdict(source) for source in self.sources],
+            "sources": [asdict(replace(source, file=None)) for source in self.sources],
             "distinct": None if self.distinct is None else asdict(self.distinct) | {"prompts": self.distinct.prompts},
             "tokens": None if self.tokens is None else asdict(self.tokens) | {"new": config.generation.max_new_tokens},
             "model": None if self.model is None else asdict(self.model),
@@ -97,16 +97,18 @@ class Facts:
 
 async def examine(config: Config) -> Facts:
     """Looks at everything that ``config`` names. Writes nothing, starts no generator of the user's, loads no model."""
-    problems = await in_thread(find_problems, config)
-    if problems:
-        return Facts(config, problems)
-    sources = await in_thread(check_inputs, config)
-    lengths, refused = await in_thread(_lengths, config, await _sample(config))
+    found = await in_thread(find_problems, config)
+    if found.problems:
+        return Facts(config, found.problems)
+    progress, refused = await in_thread(find_progress, config)
+    if refused:
+        return Facts(config, refused)
+    sources = found.sources
+    lengths, refused = await in_thread(_lengths, config, await _sample(config, sources))
     exact = files_of(config) is not None
     tokens = estimate.of_lengths(lengths, exact=exact)
     model = _model(config)
     problems = (*refused, *_without_room(config, tokens, model))
-    progress = await in_thread(progress_on_disk, config)
     facts = Facts(
         config,
         problems,
@@ -120,10 +122,13 @@ async def examine(config: Config) -> Facts:
     return replace(facts, cautions=_cautions(facts))
 
 
-async def _sample(config: Config) -> tuple[Prompt, ...]:
+async def _sample(config: Config, checked: Sequence[Inputs]) -> tuple[Prompt, ...]:
     """The first prompts of all sources but the user's functions, which are not called to look."""
     quiet = tuple(source for source in sources_of(config) if not isinstance(source, PythonSource))
-    return await take_prompts(config.model_copy(update={"sources": quiet}), 0, SAMPLE) if quiet else ()
+    if not quiet:
+        return ()
+    known = [each for each in checked if each.kind != "python"]
+    return await take_prompts(config.model_copy(update={"sources": quiet}), 0, SAMPLE, checked=known)
 
 
 def _lengths(config: Config, prompts: tuple[Prompt, ...]) -> tuple[list[int], tuple[Problem, ...]]:

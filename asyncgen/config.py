@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -42,6 +43,7 @@ __all__ = [
     "StaticBackend",
     "TemplateSource",
     "Validation",
+    "may_be_empty",
 ]
 
 _REFERENCE = re.compile(r"([A-Za-z_]\w*(\.[A-Za-z_]\w*)*|.+\.py):[A-Za-z_]\w*", re.DOTALL)
@@ -70,10 +72,29 @@ Parameters = Annotated[dict[str, JsonValue], AfterValidator(_is_finite)]
 _Weight = Annotated[float, Field(ge=0, le=1e6)]
 
 
+def may_be_empty(model: type[BaseModel]) -> Iterator[str]:
+    """The fields of ``model`` that are sections with defaults: null in a file is such a section without any key."""
+    return (name for name, field in model.model_fields.items() if isinstance(field.default, BaseModel))
+
+
+def _let_sections_be_null(schema: dict[str, Any], model: type[BaseModel]) -> None:
+    """Says so in the schema."""
+    for name in may_be_empty(model):
+        section = schema["properties"][name]
+        about = {key: section.pop(key) for key in ("description", "default", "title") if key in section}
+        schema["properties"][name] = about | {"anyOf": [section, {"type": "null"}]}
+
+
 class _Section(BaseModel):
     """Base of every part of the configuration: immutable, unknown keys refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        json_schema_extra=_let_sections_be_null,
+    )
 
 
 class _LocalModel(_Section):

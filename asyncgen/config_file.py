@@ -7,21 +7,25 @@ current one.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from asyncgen.config import Config
+from asyncgen.config import Config, may_be_empty
 from asyncgen.config_problems import explain
-from asyncgen.config_tree import models_in
+from asyncgen.config_tree import model_for, models_in
 from asyncgen.errors import ConfigError
 from asyncgen.resources import BUNDLED_MODEL
 from asyncgen.yaml_file import Key, dotted, parse_value, read_mapping
 
 __all__ = ["Flag", "Origins", "load_config", "read_config"]
+
+_PART = re.compile(r"([^.\[\]]+)|\[(\d{1,9})\]")
+_DOTTED = re.compile(r"[^.\[\]]+(\.[^.\[\]]+|\[\d{1,9}\])*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,7 @@ def read_config(path: str | Path | None = None, overrides: Sequence[str | Flag] 
     _make_absolute(values, base)
     for override in overrides:
         _apply(override if isinstance(override, Flag) else _parsed(override), values, origins)
+    _fill_empty_sections(values, Config)
     try:
         config = Config.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
@@ -86,31 +91,60 @@ def _parsed(override: str) -> Flag:
     override = _as_utf8(override, "--set ")
     where = f"--set {override}"
     key, equals, text = override.partition("=")
-    if not equals or not all(key.strip().split(".")):
-        raise ConfigError(f"{where}: expected key=value, as in generation.temperature=0.7")
+    if not equals or not _DOTTED.fullmatch(key.strip()):
+        raise ConfigError(
+            f"{where}: expected key=value, as in generation.temperature=0.7 or sources[0].weight=3 (the first is [0])"
+        )
     return Flag(key.strip(), parse_value(text, where), where)
+
+
+def _key_of(text: str) -> Key:
+    """``sources[0].path``, taken apart."""
+    return tuple(int(number) if number else name for name, number in _PART.findall(text))
 
 
 def _apply(flag: Flag, values: dict[str, Any], origins: dict[Key, str]) -> None:
     """Puts one override into ``values``."""
     where = _as_utf8(flag.typed)
-    key = tuple(flag.key.split("."))
-    layer = {key[-1]: _as_utf8(flag.value) if isinstance(flag.value, str) else flag.value}
-    nested: dict[str, Any] = layer
-    for name in reversed(key[:-1]):
-        nested = {name: nested}
-    _make_absolute(nested, _current_folder())
-    section = values
-    for name in key[:-1]:
-        section = section.setdefault(name, {})
-        if not isinstance(section, dict):
-            raise ConfigError(f"{where}: {name!r} is not a section, it has no keys of its own")
-    section.update(layer)
+    key = _key_of(flag.key)
+    value = _resolved(key, _as_utf8(flag.value) if isinstance(flag.value, str) else flag.value)
+    section: Any = values
+    for n, part in enumerate(key[:-1], 1):
+        _check_holds(section, key[:n], where)
+        if isinstance(section, dict) and section.get(part) is None:
+            section[part] = [] if isinstance(key[n], int) else {}
+        section = section[part]
+    _check_holds(section, key, where)
+    section[key[-1]] = value
     for n in range(1, len(key)):
         origins.setdefault(key[:n], where)
     for stale in [old for old in origins if old[: len(key)] == key]:
         del origins[stale]  # what stood there in the file is replaced
     origins[key] = where
+
+
+def _resolved(key: Key, value: object) -> object:
+    """``value``, with the paths in it made absolute, as those of ``key`` are."""
+    nested: Any = value
+    for part in reversed(key):
+        nested = {part: nested} if isinstance(part, str) else [nested]
+    _make_absolute(nested, _current_folder())
+    for part in key:
+        nested = nested[part] if isinstance(part, str) else nested[0]
+    return cast("object", nested)
+
+
+def _check_holds(section: object, key: Key, where: str) -> None:
+    """Raises ConfigError unless the last part of ``key`` can stand in ``section``: a name, or the number of an item."""
+    outer, part = dotted(key[:-1]), key[-1]
+    if isinstance(part, str):
+        if not isinstance(section, dict):
+            raise ConfigError(f"{where}: {outer!r} is not a section, it has no keys of its own")
+    elif not isinstance(section, list):
+        raise ConfigError(f"{where}: {outer!r} is not a list, it has no items of its own")
+    elif part >= len(section):
+        items = "no item" if not section else f"the items [0] to [{len(section) - 1}]"
+        raise ConfigError(f"{where}: there is no {dotted(key)!r}, {outer!r} has {items}")
 
 
 def _as_utf8(argument: str, option: str = "", what: str = "argument is") -> str:
@@ -120,6 +154,16 @@ def _as_utf8(argument: str, option: str = "", what: str = "argument is") -> str:
     except UnicodeError:
         shown = argument.encode(errors="replace").decode()
         raise ConfigError(f"{option}{shown}: the {what} not UTF-8") from None
+
+
+def _fill_empty_sections(values: dict[str, Any], model: type[BaseModel]) -> None:
+    """YAML reads a section of which all lines are commented out as null: it is an empty one."""
+    for name in set(may_be_empty(model)) & values.keys():
+        if values[name] is None:
+            values[name] = {}
+        inner = model_for(model.model_fields[name].annotation, values[name])
+        if inner is not None and isinstance(values[name], dict):
+            _fill_empty_sections(values[name], inner)
 
 
 def _current_folder() -> Path:

@@ -22,6 +22,7 @@ A message states what was found and what is allowed; ``hint`` says what to do ab
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 __all__ = [
@@ -105,7 +106,23 @@ class OutputDamaged(OutputError):
 
 
 class ResumeRefused(OutputError):
-    """The configuration differs, in fields that change records, from the one that began this output."""
+    """The configuration differs, in fields that change records, from the one that began this output; ``changes`` are
+    these keys and what changed, if they are the reason.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None, changes: Mapping[str, str] | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.changes = dict(changes or {})
+
+    def __str__(self) -> str:
+        lines = [f"{key}: {change}" for key, change in self.changes.items()]
+        listed = ":\n  " + "\n  ".join(lines) if lines else ""
+        return str(AsyncgenError(self.message + listed, hint=self.hint))
+
+    def placed(self, origin: Callable[[str], str]) -> ResumeRefused:
+        """The same, each key with the place where ``origin`` says that it was set."""
+        changes = {": ".join(filter(None, (origin(key), key))): change for key, change in self.changes.items()}
+        return ResumeRefused(self.message, hint=self.hint, changes=changes)
 
 
 class OutputFailed(OutputError):

@@ -55,12 +55,14 @@ def count_distinct(config: Config, *, words: int, places: int, conditions: int, 
     """The prompts that a template can make: ``places`` different words of ``words``, one of ``conditions`` different
     conditions, and ``config.shots`` of ``examples``.
     """
-    blocks = math.ceil((config.num_stories or 1) / config.k_shot_rotate) if config.k_shot_rotate else 1
+    choices = math.perm(examples, config.shots) if config.k_shot_rotate else 1
+    if config.k_shot_rotate and config.num_stories is not None:
+        choices = min(choices, math.ceil(config.num_stories / config.k_shot_rotate))
     return Distinct(
         words=math.perm(words, places),
         conditions=max(1, conditions),
-        examples=min(blocks, math.perm(examples, config.shots)),
-        round=max(1, words // places) if places and config.ensure_diversity else None,
+        examples=choices,
+        round=math.ceil(words / places) if places and config.ensure_diversity else None,
     )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from asyncgen.backends.sight import Sight
 from asyncgen.config import Config
 from asyncgen.errors import PromptRefused
-from asyncgen.prompts import open_source
+from asyncgen.prompts import Inputs, open_source
 from asyncgen.records import Prompt, Verdict
 
 __all__ = ["describe_attempt", "describe_prompt", "take_prompts"]
@@ -13,10 +15,21 @@ __all__ = ["describe_attempt", "describe_prompt", "take_prompts"]
 RULE = "-" * 72
 
 
-async def take_prompts(config: Config, start: int, count: int) -> tuple[Prompt, ...]:
-    """The prompts of ``count`` indices from ``start`` on; fewer if the sources end. Raises DataError."""
+async def take_prompts(
+    config: Config,
+    start: int,
+    count: int,
+    *,
+    begin: Callable[[], object] = lambda: None,
+    checked: Sequence[Inputs] = (),
+) -> tuple[Prompt, ...]:
+    """The prompts of ``count`` indices from ``start`` on; fewer if the sources end. Raises DataError.
+
+    ``begin`` is called when the inputs are sound; ``checked`` is what is known of them already (``open_source``).
+    """
     prompts: list[Prompt] = []
-    async with open_source(config) as source:
+    async with open_source(config, checked=checked) as source:
+        begin()
         await source.find_ends(start)
         while len(prompts) < count:
             more = await source.take(start + len(prompts), count - len(prompts))

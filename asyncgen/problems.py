@@ -12,24 +12,24 @@ from pathlib import Path
 from typing import TypeVar
 
 from asyncgen.backends import check_model
-from asyncgen.config import Config, JsonlSource, PythonSource
-from asyncgen.errors import AsyncgenError, ConfigError, InputError, OutputError
-from asyncgen.output import Places
+from asyncgen.config import Config, JsonlSource, Source, TemplateSource, Validation
+from asyncgen.errors import AsyncgenError, ConfigError, InputError, OutputError, ResumeRefused
+from asyncgen.output import Places, Progress
+from asyncgen.prompts import Inputs
 from asyncgen.prompts.files import read_conversation, read_features, read_vocabulary
-from asyncgen.prompts.inputs import sources_of, where
-from asyncgen.prompts.jsonl import check_lines
+from asyncgen.prompts.inputs import check_source, sources_of, where
 from asyncgen.prompts.kshot import ShotPlan
 from asyncgen.prompts.plan import conversation_path, features_path, vocabulary_path
-from asyncgen.prompts.python import PythonItems
 from asyncgen.prompts.templates import load_template
 from asyncgen.prompts.words import WordPlan
 from asyncgen.session import progress_on_disk
 from asyncgen.text_files import check_text
 from asyncgen.validators import open_validators
-from asyncgen.validators.banned import load_banned_words, load_patterns
+from asyncgen.validators.asking import load_function
+from asyncgen.validators.banned import check_banned_word, compile_pattern, load_banned_words
 from asyncgen.validators.readability import load_readability
 
-__all__ = ["Problem", "find_problems"]
+__all__ = ["Found", "Problem", "find_problems", "find_progress"]
 
 _T = TypeVar("_T")
 
@@ -44,31 +44,38 @@ class Problem:
     hint: str | None = None
 
 
-def find_problems(config: Config) -> tuple[Problem, ...]:
-    """Whatever would end a run of ``config`` before a model is loaded; empty if nothing would.
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What looking at everything by itself came to."""
+
+    problems: tuple[Problem, ...]
+    sources: tuple[Inputs, ...]
+    """What each source holds; JSONL files were read to their end for it. Only those that can be used."""
+
+
+def find_problems(config: Config) -> Found:
+    """Whatever in the inputs would end a run of ``config`` before a model is loaded.
 
     Reads all files, JSONL sources to their end or first mistake, and imports the modules of the user's functions.
     """
     search = _Search()
     if config.system_prompt is not None:
         search.try_("system_prompt", check_text, config.system_prompt, "system_prompt")
-    for number, source in enumerate(sources_of(config)):
-        if isinstance(source, JsonlSource | PythonSource):
-            search.try_(f"sources[{number}]", _check_source, source, number, config)
-        else:
-            _search_template(search, config)
-    settings = config.validation
-    if settings.enabled:
-        search.try_("validation.banned_words_path", load_banned_words, settings)
-        search.try_("validation", load_patterns, settings)
-        search.try_("validation.readability.known_words_path", load_readability, settings)
+    sources = [_search_source(search, source, number, config) for number, source in enumerate(sources_of(config))]
+    if config.validation.enabled:
+        _search_validation(search, config.validation)
     if not search.found_in("validation"):
-        search.try_("validation.functions", open_validators, config)
+        search.try_("validation", open_validators, config)
     search.try_("model_name", check_model, config)
     search.try_("output_path", check_output_path, config.output_path)
-    if not search.found:  # what is on disk is compared with inputs that can be read
-        search.try_("output_path", progress_on_disk, config)
-    return tuple(dict.fromkeys(search.found))
+    return Found(tuple(dict.fromkeys(search.found)), tuple(source for source in sources if source is not None))
+
+
+def find_progress(config: Config) -> tuple[Progress | None, tuple[Problem, ...]]:
+    """How far the output of ``config``, whose inputs can be read, is; and why a run would not go on with it."""
+    search = _Search()
+    progress = search.try_("output_path", progress_on_disk, config)
+    return progress, tuple(search.found)
 
 
 def check_output_path(output_path: Path) -> None:
@@ -95,9 +102,11 @@ class _Search:
         """What ``check`` returns; None if it raises, and then ``key`` is what leads there."""
         try:
             return check(*arguments, **named)
+        except ResumeRefused as error:
+            self.found += _differences(error) or [_problem(key, error)]
         except (InputError, OutputError) as error:
             self.found.append(_problem(key, error))
-            return None
+        return None
 
     def found_in(self, section: str) -> bool:
         """Whether something was found below ``section``."""
@@ -112,11 +121,36 @@ def _problem(key: str, error: AsyncgenError) -> Problem:
     return Problem(key, error.message, error.hint)
 
 
-def _check_source(source: JsonlSource | PythonSource, number: int, config: Config) -> None:
-    if isinstance(source, JsonlSource):
-        check_lines(source.path, config)
-    else:
-        PythonItems(source, config, where(number), str)
+def _differences(refused: ResumeRefused) -> list[Problem]:
+    """Each field that is not what it was when the output was begun."""
+    return [Problem(key, f"{change}; {refused.message}", refused.hint) for key, change in refused.changes.items()]
+
+
+def _search_source(search: _Search, source: Source, number: int, config: Config) -> Inputs | None:
+    key = f"sources[{number}].path" if isinstance(source, JsonlSource) else where(number)
+    if isinstance(source, TemplateSource):
+        before = len(search.found)
+        _search_template(search, config)
+        if len(search.found) > before:
+            return None
+        key = "template"
+    return search.try_(key, check_source, source, number, config)
+
+
+def _search_validation(search: _Search, settings: Validation) -> None:
+    """Each word, pattern, file and function by itself."""
+    for place, entry in enumerate(settings.banned_words):
+        search.try_(f"validation.banned_words[{place}]", check_banned_word, entry, place)
+    only_file = settings.model_copy(update={"banned_words": ()})
+    search.try_("validation.banned_words_path", load_banned_words, only_file)
+    for name, patterns in (("forbid", settings.forbid_patterns), ("require", settings.require_patterns)):
+        for place, pattern in enumerate(patterns):
+            key = f"{name}_patterns[{place}]"
+            search.try_(f"validation.{key}", compile_pattern, pattern, key)
+    search.try_("validation.readability.known_words_path", load_readability, settings)
+    taken: set[str] = set()
+    for place, each in enumerate(settings.functions):
+        search.try_(f"validation.functions[{place}]", load_function, each, place, taken)
 
 
 def _search_template(search: _Search, config: Config) -> None:

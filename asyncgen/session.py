@@ -20,7 +20,7 @@ from asyncgen.backends.find import cautions, locate
 from asyncgen.config import Config, EchoBackend
 from asyncgen.errors import ResumeRefused, RunStopped, TooManyRejections
 from asyncgen.metrics import Snapshot, View
-from asyncgen.output import MAY_BE_MENDED, Output, Places, Progress, Seen, open_output, peek, seen_stories
+from asyncgen.output import MAY_BE_MENDED, Output, Places, Progress, Seen, is_full, open_output, peek, seen_stories
 from asyncgen.pipeline import Flow, seen_before, too_few_prompts
 from asyncgen.prompts import End, input_files, open_source
 from asyncgen.report import Outcome, Report
@@ -29,7 +29,7 @@ from asyncgen.validators import open_validators, validator_files
 
 _log = logging.getLogger(__name__)
 
-__all__ = ["Notice", "progress_on_disk", "run"]
+__all__ = ["Notice", "finished_on_disk", "progress_on_disk", "run"]
 
 _ENDED = "sources ended"
 _Ends = TypeAdapter(list[End])
@@ -103,6 +103,11 @@ def progress_on_disk(config: Config) -> Progress | None:
     Raises what looking at the output raises: DataError, ModelError, ResumeRefused, OutputDamaged, OutputFailed.
     """
     return peek(config, _inputs(config))
+
+
+def finished_on_disk(config: Config) -> Progress | None:
+    """The same if all stories that ``config`` asks for are there, else None: then the inputs are not read for it."""
+    return progress_on_disk(config) if is_full(config) else None
 
 
 def _tell_how_it_goes_on(config: Config, output: Output, tell: Notice) -> None:

@@ -1,4 +1,4 @@
-"""Small habits around anyio's task groups and threads that several parts need."""
+"""Small habits around anyio's task groups, threads and callbacks that several parts need."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from typing import TypeVar
 import anyio
 import anyio.to_thread
 
-__all__ = ["as_raised", "ends_this_task", "in_thread", "single_cause"]
+__all__ = ["as_raised", "ends_this_task", "in_thread", "single_cause", "tell_nobody"]
 
 _T = TypeVar("_T")
+
+
+def tell_nobody(_: str) -> None:
+    """What is told to nobody: for those who need no notices."""
 
 
 @contextmanager

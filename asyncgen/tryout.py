@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from anyio.lowlevel import checkpoint
 
 from asyncgen.backends import open_backend
 from asyncgen.config import Config
+from asyncgen.errors import AsyncgenError
 from asyncgen.metrics import Metrics
 from asyncgen.pipeline import Flow
 from asyncgen.records import Prompt, Rejection, Story, Verdict
-from asyncgen.tasks import in_thread
+from asyncgen.tasks import in_thread, single_cause, tell_nobody
 from asyncgen.validators import open_validators
 
-__all__ = ["try_prompts"]
+__all__ = ["Tried", "try_prompts"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What became of a few prompts."""
+
+    attempts: dict[int, list[Verdict]]
+    """The verdicts on each attempt, by index."""
+    stopped: AsyncgenError | None
+    """What ended it before all was decided: a check that fails too often, a generation that failed."""
 
 
 async def try_prompts(
-    config: Config, prompts: Sequence[Prompt], notice: Callable[[str], object] = str
-) -> dict[int, list[Verdict]]:
-    """The verdicts on each attempt at ``prompts``, which follow each other, by index: rejected ones, their retries, and
-    what repeats another of them included. What a run makes of these indices, this makes of them too.
+    config: Config, prompts: Sequence[Prompt], notice: Callable[[str], object] = tell_nobody
+) -> Tried:
+    """The verdicts on each attempt at ``prompts``, which follow each other: rejected ones, their retries, and what
+    repeats another of them included. What a run makes of these indices, this makes of them too.
 
-    Raises InputError or BackendFailed; ``notice`` is told what a user should read once.
+    Raises InputError for what is found before anything is made; ``notice`` is told what a user should read once.
     """
     found: dict[int, list[Verdict]] = {prompt.index: [] for prompt in prompts}
     first = prompts[0].index
@@ -34,8 +46,12 @@ async def try_prompts(
             notice(text)
         flow = Flow(unbound, _Given(prompts), backend, validators, start=first, rejected=first)
         flow.metrics = _Listening(found)
-        await flow.run(_nowhere)
-    return found
+        try:
+            with single_cause():
+                await flow.run(_nowhere)
+        except AsyncgenError as error:
+            return Tried(found, error)
+    return Tried(found, None)
 
 
 class _Given:

@@ -7,13 +7,17 @@ import math
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asyncgen.check import examine
 from asyncgen.config import Config
+from asyncgen.config_file import load_config
 from asyncgen.estimate import count_distinct, of_lengths
 from asyncgen.prompts import Plan
+from asyncgen.prompts.words import WordPlan
 from asyncgen.resources import bundled_model
 from tests.programs import ECHO, ROOT, asyncgen, records, without_torch
 
@@ -68,7 +72,7 @@ def test_all_problems_are_named_at_once_with_file_line_and_key(tmp_path: Path, c
         "is not a folder",
         "config.yaml:8: validation.forbid_patterns[0]: ",
         "config.yaml:9: validation.banned_words_path: ",
-        "config.yaml:12: sources[1]: ",
+        "config.yaml:12: sources[1].path: ",
         "p.jsonl:1: prompt is a number",
         "config.yaml:13: sources[2].function: there is no module 'nope'",
     ):
@@ -189,3 +193,42 @@ def test_lengths_in_short(lengths: list[int], exact: bool) -> None:
     assert tokens is not None
     assert tokens.fewest <= tokens.mean <= tokens.most
     assert (tokens.sample, tokens.exact) == (len(lengths), exact)
+
+
+@pytest.mark.parametrize(("goal", "choices"), [(None, 90), (10, 1), (11, 2), (10**6, 90)])
+def test_examples_that_rotate_make_more_prompts(goal: int | None, choices: int) -> None:
+    config = Config(num_stories=goal, k_shot_count=2, k_shot_rotate=10)
+    assert count_distinct(config, words=1666, places=3, conditions=1, examples=10).examples == choices
+    fixed = config.model_copy(update={"k_shot_rotate": 0})
+    assert count_distinct(fixed, words=1666, places=3, conditions=1, examples=10).examples == 1
+
+
+@given(st.integers(1, 60), st.integers(1, 5))
+def test_every_word_is_used_within_the_round_that_is_told_and_not_before(words: int, places: int) -> None:
+    if words < places:
+        return
+    told = count_distinct(Config(), words=words, places=places, conditions=1, examples=0).round
+    vocabulary = tuple(f"w{number}" for number in range(words))
+    plan = WordPlan(vocabulary, places, seed=1, where="the vocabulary")
+    assert told is not None
+    first = [{word for index in range(count) for word in plan.pick(index)} for count in (told - 1, told)]
+    assert (len(first[0]) < words, len(first[1])) == (True, words)
+
+
+def test_a_file_of_ready_prompts_is_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And its first lines once more, to count their tokens."""
+    (tmp_path / "p.jsonl").write_text("".join(f'{{"prompt": "tell {number}"}}\n' for number in range(20_000)))
+    config = load_config(None, ["backend.kind=echo", f"sources=[{{kind: jsonl, path: {tmp_path / 'p.jsonl'}}}]"])
+    parsed = 0
+    real = json.loads
+
+    def loads(*arguments: Any, **named: Any) -> Any:
+        nonlocal parsed
+        parsed += 1
+        return real(*arguments, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(json, "loads", loads)
+        found = anyio.run(examine, config)
+    assert found.sources[0].prompts == 20_000
+    assert 20_000 <= parsed < 25_000

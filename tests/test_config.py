@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from asyncgen.config import AutoBackend, Config, EchoBackend, Generation, StaticBackend, Validation
+from asyncgen.config import AutoBackend, Config, EchoBackend, Generation, JsonlSource, StaticBackend, Validation
 from asyncgen.config_file import load_config
 from asyncgen.errors import ConfigError
 from asyncgen.init_file import render_config, render_schema
@@ -280,3 +280,39 @@ def test_what_names_no_function_is_refused(write: Callable[[str], Path], referen
 def test_numbers_that_no_run_can_reckon_with_or_write_down_are_refused(setting: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=r"infinite|finite number|less than or equal to 1000000"):
         Config.model_validate(setting)
+
+
+def test_an_empty_section_has_its_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("validation:\n  # min_words: 3\ngeneration:\nbackend:\n")
+    assert load_config(path).validation == Config().validation
+    assert load_config(path, ["generation.top_k=5"]).generation.top_k == 5
+    path.write_text("validation:\n  readability:\n  weights:\n")
+    assert load_config(path).validation == Config().validation
+    path.write_text("validation:\n  functions:\nseed:\n")
+    text = refusal(path)
+    assert f"{path}:2: validation.functions: input should be a list, found null" in text
+    assert f"{path}:3: seed: " in text, "only sections can be empty"
+
+
+def test_items_of_lists_are_set_by_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    path = tmp_path / "c.yaml"
+    path.write_text("sources: [{kind: template}, {kind: jsonl, path: a.jsonl}]\nvalidation: {banned_words: [a, b]}\n")
+    overrides = ["sources[0].weight=3", "sources[1].path=b.jsonl", "validation.banned_words[1]=c"]
+    config = load_config(path, overrides)
+    assert config.sources is not None
+    assert config.sources[0].weight == 3
+    assert config.sources[1] == JsonlSource(kind="jsonl", path=here / "b.jsonl")
+    assert config.validation.banned_words == ("a", "c")
+    whole = load_config(path, ["sources[1]={kind: jsonl, path: d.jsonl}"])
+    assert whole.sources is not None
+    assert whole.sources[1] == JsonlSource(kind="jsonl", path=here / "d.jsonl")
+    assert "--set sources[0].weight=0: sources[0].weight: " in refusal(path, "sources[0].weight=0")
+    assert "no 'sources[2]', 'sources' has the items [0] to [1]" in refusal(path, "sources[2].weight=1")
+    assert "'sources' has no item" in refusal(None, "sources[0].weight=1")
+    assert "'seed' is not a list" in refusal(path, "seed=3", "seed[0]=1")
+    for odd in ("sources[x]=1", "sources[]=1", "[0]=1", "sources[0]x=1", "sources.=1"):
+        assert "expected key=value" in refusal(path, odd)

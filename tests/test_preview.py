@@ -124,3 +124,14 @@ def test_generate_with_the_bundled_model(tmp_path: Path) -> None:
     paths = list(tmp_path.glob("stories*.jsonl"))
     made = {record["metadata"]["index"]: record["content"] for path in paths for record in records(path)}
     assert made[0].strip() in done.stdout
+
+
+def test_a_check_that_always_fails_does_not_hide_the_attempts(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def bad(completion):\n    raise KeyError('oops')\n")
+    flags = (*ECHO, "--set", "validation.functions=[{function: mine.py:bad}]", "--set", "max_attempts=1")
+    done = asyncgen("preview", "-n", "20", "--generate", *flags, cwd=tmp_path, env=without_torch(tmp_path))
+    assert done.returncode == 4
+    assert done.stdout.count("index ") == 20
+    assert done.stdout.count("  bad: raised KeyError: 'oops'\n") >= 8, "those of the batches before"
+    assert "the check 'bad' failed in 20 of its last 20 calls" in done.stderr
+    assert "kept" not in done.stderr

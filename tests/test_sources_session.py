@@ -64,7 +64,7 @@ async def test_what_is_before_a_failing_item_is_finished_and_the_mended_code_goe
     told: list[str] = []
     report = await asyncgen.run(config_for(tmp_path, GOOD), notice=told.append)
     assert report.complete
-    assert told == ["resumed with another setting: inputs.code of sources[0]: content changed"]
+    assert told == ["resumed with another setting: sources[0].function: content changed"]
     assert lines(tmp_path / "s.jsonl") == lines(tmp_path / "whole.jsonl")
     assert json.loads((tmp_path / "s.run.json").read_text())["facts"]["may be mended"] is None
 
@@ -94,7 +94,7 @@ async def _nobody(_: object) -> None:
 async def test_code_that_did_not_fail_stays_as_it_is(tmp_path: Path) -> None:
     await asyncgen.run(config_for(tmp_path, GOOD, num_stories=10))
     for code, name in ((GOOD + "\n# changed", "items"), (GOOD, "few")):
-        with pytest.raises(asyncgen.ResumeRefused, match=r"inputs\.(code|function) of sources\[0\]: content changed"):
+        with pytest.raises(asyncgen.ResumeRefused, match=r"sources\[0\]\.function: content changed"):
             await asyncgen.run(config_for(tmp_path, code, name, sources=config_for(tmp_path, code, name).sources))
     assert (await asyncgen.run(config_for(tmp_path, GOOD, num_stories=12))).complete
 

@@ -30,11 +30,13 @@ INTRODUCTION = """\
 <!-- Written by `python -m tools.write_docs` from asyncgen/config.py; do not edit by hand. -->
 
 A configuration is a YAML (or JSON) file. Every key has a default, so an empty file is valid; a key that is not known
-is refused, with the one that you probably meant. Relative paths are relative to the file.
+is refused, with the one that you probably meant. A section without any key (all commented out, say) has its defaults.
+Relative paths are relative to the file.
 `python -m asyncgen init FILE` writes one with all keys and comments, and beside it the JSON Schema by which editors
 complete and check it.
 
-Any key can be set on the command line too, where paths are relative to the current folder; the value is YAML:
+Any key can be set on the command line too, where paths are relative to the current folder; the value is YAML, and
+items of a list that stands in the file have numbers from 0 (`--set 'sources[0].weight=3'`):
 
 ```sh
 python -m asyncgen check --set generation.top_k=50 --set 'sources=[{kind: template}]'

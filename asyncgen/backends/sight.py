@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from asyncgen.backends.find import check_model
 from asyncgen.config import Config, EchoBackend
+from asyncgen.tasks import tell_nobody
 
 if TYPE_CHECKING:
     from asyncgen.backends.chat import Chat
@@ -25,7 +26,7 @@ class Sight:
     """Tokens of prompt and answer together; None where there is no limit."""
 
 
-def see(config: Config, notice: Callable[[str], object] = str) -> Sight | None:
+def see(config: Config, notice: Callable[[str], object] = tell_nobody) -> Sight | None:
     """The tokenizer of ``config``'s model; None for a backend without a model.
 
     Read from the model's files where that is enough. Else torch and transformers are imported, which ``notice`` is

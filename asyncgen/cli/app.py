@@ -49,8 +49,8 @@ Examples:
   asyncgen preview config.yaml --generate
 
 \b
-Exit codes: 0 shown, 2 bad configuration, data or model, 5 the sources end
-before --start.
+Exit codes: 0 shown, 2 bad configuration, data or model, 4 a check failed too
+often (after what was found), 5 the sources end before --start.
 """
 _INIT_EPILOG = """
 \b

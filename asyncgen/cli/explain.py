@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from asyncgen.cli.options import Settings
 from asyncgen.config_file import Origins
-from asyncgen.errors import InputError
+from asyncgen.errors import InputError, ResumeRefused
 from asyncgen.problems import Problem, find_problems
 
 __all__ = ["as_error", "explained"]
 
 
 @contextmanager
-def explained(settings: Settings) -> Iterator[None]:
+def explained(settings: Settings) -> Iterator[Callable[..., None]]:
     """Raises, in place of an InputError, one that names everything that is wrong, and where it was set. What cannot be
-    found without a model leaves as it was raised.
+    found without a model leaves as it was raised; so does all that comes after the inner block called what it is given,
+    to say that its inputs are sound: files that were edited since are not the cause.
     """
+    sound = False
+
+    def begin(*_: object) -> None:
+        nonlocal sound
+        sound = True
+
     try:
-        yield
+        yield begin
     except InputError as error:
-        if problems := find_problems(settings.config):
+        if not sound and (problems := find_problems(settings.config).problems):
             raise as_error(problems, settings.origins) from error
         raise
+    except ResumeRefused as error:
+        raise error.placed(settings.origins.of) from error.__cause__
 
 
 def as_error(problems: Sequence[Problem], origins: Origins) -> InputError:

@@ -15,7 +15,7 @@ from asyncgen.cli.speak import say
 from asyncgen.dashboard import tell
 from asyncgen.errors import SourcesEnded
 from asyncgen.preview import describe_attempt, describe_prompt, take_prompts
-from asyncgen.tryout import try_prompts
+from asyncgen.tryout import Tried, try_prompts
 
 __all__ = ["preview_command"]
 
@@ -31,14 +31,17 @@ def preview_command(
 ) -> None:
     """Show prompts exactly as the model will see them, and on demand its answers with the verdict on each."""
     config = settings.config
+    with explained(settings) as begin:
+        prompts = run_loop(partial(take_prompts, config, start, count, begin=begin))
+    if not prompts:
+        raise SourcesEnded(f"the sources end before index {start}", hint="lower --start")
     with explained(settings):
-        prompts = run_loop(partial(take_prompts, config, start, count))
-        if not prompts:
-            raise SourcesEnded(f"the sources end before index {start}", hint="lower --start")
         sight = None if no_tokens else see(config, tell)
-        answers = run_loop(partial(try_prompts, config, prompts, tell)) if generate else {}
+        tried = run_loop(partial(try_prompts, config, prompts, tell)) if generate else Tried({}, None)
     for prompt in prompts:
         say(describe_prompt(prompt, sight))
-        for verdict in answers.get(prompt.index, ()):
+        for verdict in tried.attempts.get(prompt.index, ()):
             say(describe_attempt(verdict))
         say("")
+    if tried.stopped is not None:
+        raise tried.stopped

@@ -30,7 +30,8 @@ from asyncgen.metrics import View, Watched
 from asyncgen.output import Places
 from asyncgen.prompts import input_files
 from asyncgen.report import Report
-from asyncgen.session import progress_on_disk, run
+from asyncgen.session import finished_on_disk, run
+from asyncgen.tasks import tell_nobody
 from asyncgen.validators import validator_files
 
 __all__ = ["run_command"]
@@ -66,12 +67,12 @@ def run_command(
     if create_config is not None:
         init_command(create_config)
         return
-    show = _Show(choose_view(plain=plain, quiet=quiet), _nothing if quiet else tell)
+    show = _Show(choose_view(plain=plain, quiet=quiet), tell_nobody if quiet else tell)
     level = log_level or (Level.ERROR if quiet else Level.WARNING)
     if log_file is not None:
         _check_is_no_part(log_file, settings)
-    with configure(level.value, log_file), explained(settings):
-        code = _run(settings.config, show)
+    with configure(level.value, log_file), explained(settings) as begin:
+        code = _run(settings.config, show, begin)
     raise typer.Exit(code)
 
 
@@ -96,20 +97,16 @@ class _Show:
     """Told what happens on the way; errors and how it ended are told in any case."""
 
 
-def _nothing(_: str) -> None:
-    """Tells nobody."""
-
-
-def _run(config: Config, show: _Show) -> int:
-    """Runs and returns the exit code."""
-    done = progress_on_disk(config)
-    if done is not None and done.complete:
+def _run(config: Config, show: _Show, begin: Callable[[], None]) -> int:
+    """Runs and returns the exit code; calls ``begin`` when inputs and output are sound."""
+    done = finished_on_disk(config)
+    if done is not None:
         wanted = f"{config.num_stories} wanted"
         tell(f"complete: {done.accepted} stories ({wanted}) are in {config.output_path}; nothing to do")
         return 0
     signals = Signals()
     try:
-        report = run_loop(partial(signals.watch, partial(_make, config, show, signals)))
+        report = run_loop(partial(signals.watch, partial(_make, config, show, signals, begin)))
     except errors.RunStopped as error:
         if isinstance(error.report, Report):
             tell(error.report.summary())
@@ -124,17 +121,18 @@ def _run(config: Config, show: _Show) -> int:
     return 128 + signals.received
 
 
-async def _make(config: Config, show: _Show, signals: Signals, stop: anyio.Event) -> Report:
+async def _make(config: Config, show: _Show, signals: Signals, begin: Callable[[], None], stop: anyio.Event) -> Report:
     async def watch(flow: Watched) -> None:
         signals.begun()
         await show.view(flow)
 
-    begin = partial(_announce, config, show)
-    return await run(config, stop=stop, watch=watch, notice=show.tell, begin=begin)
+    announce = partial(_announce, config, show, begin)
+    return await run(config, stop=stop, watch=watch, notice=show.tell, begin=announce)
 
 
-def _announce(config: Config, show: _Show, made: int) -> None:
+def _announce(config: Config, show: _Show, begin: Callable[[], None], made: int) -> None:
     """Says what is about to happen, now that nothing but the model can refuse it; ``made`` stories are on disk."""
+    begin()
     goal = "stories until the sources end" if config.num_stories is None else f"{config.num_stories} stories"
     so_far = f" (going on after {made})" if made else ""
     model = "the echo backend" if config.backend.kind == "echo" else config.model_name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from asyncgen.output.fingerprint import Difference, compare, fingerprint
 from asyncgen.output.manifest import Manifest, State
-from asyncgen.output.opening import MAY_BE_MENDED, Progress, peek
+from asyncgen.output.opening import MAY_BE_MENDED, Progress, is_full, peek
 from asyncgen.output.places import Places
 from asyncgen.output.repeats import Seen, seen_stories
 from asyncgen.output.verify import VerifyReport, verify
@@ -22,6 +22,7 @@ __all__ = [
     "VerifyReport",
     "compare",
     "fingerprint",
+    "is_full",
     "open_output",
     "peek",
     "seen_stories",

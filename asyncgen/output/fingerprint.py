@@ -126,6 +126,15 @@ RULES: dict[str, Rule] = {
 
 _SAME_MODEL = frozenset(("auto", "static", "slots"))
 _ABSENT = object()
+_LEADS_TO = {
+    "vocabulary": "vocabulary_path",
+    "features": "features_path",
+    "conversation": "conversation_path",
+    "model": "model_name",
+    "validation.banned_words": "validation.banned_words_path",
+    "validation.known_words": "validation.readability.known_words_path",
+}
+"""Inputs that are called otherwise than the key that names their file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +146,21 @@ class Difference:
     refused: bool
     """Whether the records would change; else it is only worth a note."""
 
+    @property
+    def key(self) -> str:
+        """The key of the configuration that leads there: ``vocabulary_path`` for ``inputs.vocabulary``."""
+        name = self.name.removeprefix("inputs.")
+        if name == self.name:
+            return name
+        if name.startswith("validation.functions["):
+            return f"{name.removesuffix('.name')}.function"
+        if "sources[" in name:
+            _, code_of, source = name.rpartition(" of ")
+            return f"{source}.{'function' if code_of else 'path'}"
+        return _LEADS_TO.get(name, name)
+
     def __str__(self) -> str:
-        return f"{self.name}: {self.change}"
+        return f"{self.key}: {self.change}"
 
 
 def fingerprint(

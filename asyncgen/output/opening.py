@@ -19,7 +19,7 @@ from asyncgen.output.manifest import Manifest, State, Timings
 from asyncgen.output.places import Places, size_of, sync_folder
 from asyncgen.output.recovery import Kept, Mark, cut, examine
 
-__all__ = ["MAY_BE_MENDED", "Opened", "Progress", "entering", "failing", "now", "peek", "prepare"]
+__all__ = ["MAY_BE_MENDED", "Opened", "Progress", "entering", "failing", "is_full", "now", "peek", "prepare"]
 
 MAY_BE_MENDED = "may be mended"
 """Fact of the manifest: the names of inputs in which the last session found something to mend, or null."""
@@ -76,6 +76,18 @@ def peek(config: Config, inputs: Mapping[str, Path | str]) -> Progress | None:
     mark = look.kept.mark
     complete = config.num_stories is not None and mark.accepted >= config.num_stories
     return Progress(mark.accepted, mark.rejections, complete, look.manifest.state)
+
+
+def is_full(config: Config) -> bool:
+    """Whether ``num_stories`` are on disk, whatever they were made from; reads the manifest and some lines. Raises
+    what ``peek`` does for what it reads.
+    """
+    places = Places.of(config.output_path)
+    with entering(places):
+        manifest = manifests.read(places.manifest)
+        if manifest is None or config.num_stories is None:
+            return False
+        return examine(places, manifest.mark, manifest.seed).mark.accepted >= config.num_stories
 
 
 def prepare(
@@ -175,14 +187,19 @@ def _look(places: Places, config: Config, inputs: Mapping[str, Path | str]) -> _
     refused = [each for each in differences if each.refused and each.name not in _may_be_mended(manifest)]
     if refused and kept.mark.accepted:
         raise ResumeRefused(
-            f"{places.stories} was begun with another configuration:"
-            + "".join(f"\n  {difference}" for difference in refused),
+            f"{places.stories} was begun with another configuration",
             hint="put these back to go on with it, or give another output_path",
+            changes={each.key: each.change for each in refused},
         )
-    grows = any(name.startswith("sources") for name in inputs)
-    # A source may have grown: from now on all of it is what the run is made from.
-    made_from = fingerprint(config, inputs) if grows else new
+    grown = any(_has_grown(new.get(f"inputs.{name}"), inputs[name]) for name in inputs if name.startswith("sources"))
+    # From now on all of a source that has grown is what the run is made from.
+    made_from = fingerprint(config, inputs) if grown else new
     return _Look(manifest, kept, made_from, refused or differences, anew=bool(refused))
+
+
+def _has_grown(content: object, source: Path | str) -> bool:
+    """Whether a file has more bytes than those that were looked at."""
+    return isinstance(content, dict) and isinstance(source, Path) and size_of(source) != content["bytes"]
 
 
 def _may_be_mended(manifest: Manifest) -> frozenset[str]:
@@ -231,4 +248,4 @@ def _news(look: _Look, versions: Mapping[str, str]) -> tuple[str, ...]:
         for name in sorted(old.keys() & new.keys())
         if old[name] != new[name]
     ]
-    return (*map(str, look.differences), *changed)
+    return tuple(dict.fromkeys((*map(str, look.differences), *changed)))

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from asyncgen.config import Config, JsonlSource, PythonSource, Source, TemplateSource
 from asyncgen.functions import source_file
-from asyncgen.prompts.jsonl import check_lines
+from asyncgen.prompts.jsonl import Checked, check_lines
 from asyncgen.prompts.plan import Plan, conversation_path, features_path, vocabulary_path
 from asyncgen.prompts.python import PythonItems
 from asyncgen.prompts.templates import load_template
+from asyncgen.tasks import tell_nobody
 
-__all__ = ["Inputs", "check_inputs", "code_of", "input_files", "name_of", "sources_of", "where"]
+__all__ = ["Inputs", "check_inputs", "check_source", "code_of", "input_files", "name_of", "sources_of", "where"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +37,29 @@ class Inputs:
     """The reference of a Python source."""
     takes_start: bool = True
     """False for a function that is replayed from its beginning on resume."""
+    file: Checked | None = None
+    """The JSONL file as it was."""
 
 
 def check_inputs(config: Config) -> tuple[Inputs, ...]:
     """Reads and checks all inputs of a run, source by source. Raises DataError or ConfigError for the first thing that
     is wrong. Imports the modules of Python sources and calls nothing in them.
     """
-    return tuple(_check(source, number, config) for number, source in enumerate(sources_of(config)))
+    return tuple(check_source(source, number, config) for number, source in enumerate(sources_of(config)))
+
+
+def check_source(source: Source, number: int, config: Config) -> Inputs:
+    """The same for one source, the ``number``-th, from 0."""
+    name, weight = name_of(source), source.weight
+    if isinstance(source, JsonlSource):
+        file = check_lines(source.path, config)
+        return Inputs("jsonl", name, weight, prompts=file.prompts, file=file)
+    if isinstance(source, PythonSource):
+        found = PythonItems(source, config, where(number), tell_nobody)
+        return Inputs("python", name, weight, function=source.function, takes_start=found.takes_start)
+    plan = Plan(config)
+    conditions = sum(len(group) for group in plan.conditions)
+    return Inputs("template", name, weight, words=len(plan.words), conditions=conditions, examples=len(plan.shots))
 
 
 def input_files(config: Config) -> dict[str, Path | str]:
@@ -83,18 +100,6 @@ def code_of(number: int) -> str:
     return f"code of sources[{number}]"
 
 
-def _check(source: Source, number: int, config: Config) -> Inputs:
-    name, weight = name_of(source), source.weight
-    if isinstance(source, JsonlSource):
-        return Inputs("jsonl", name, weight, prompts=check_lines(source.path, config).prompts)
-    if isinstance(source, PythonSource):
-        found = PythonItems(source, config, where(number), _nobody)
-        return Inputs("python", name, weight, function=source.function, takes_start=found.takes_start)
-    plan = Plan(config)
-    conditions = sum(len(group) for group in plan.conditions)
-    return Inputs("template", name, weight, words=len(plan.words), conditions=conditions, examples=len(plan.shots))
-
-
 def _template_files(config: Config) -> dict[str, Path | str]:
     template = load_template(config.template)
     inputs: dict[str, Path | str] = {"template": template.text}
@@ -114,6 +119,3 @@ def _code(source: PythonSource, number: int) -> dict[str, Path | str]:
     file = source_file(source.function)
     code: dict[str, Path | str] = {} if file is None else {code_of(number): file}
     return {f"function of sources[{number}]": name, **code}
-
-
-_nobody: Callable[[str], object] = str

@@ -23,13 +23,13 @@ from asyncgen import seeds
 from asyncgen.config import Config, JsonlSource, PythonSource, Source
 from asyncgen.errors import AsyncgenError, DataError
 from asyncgen.prompts.ahead import Ahead, Items
-from asyncgen.prompts.inputs import code_of, name_of, sources_of, where
-from asyncgen.prompts.jsonl import check_lines, read_items
+from asyncgen.prompts.inputs import Inputs, code_of, name_of, sources_of, where
+from asyncgen.prompts.jsonl import Checked, check_lines, read_items
 from asyncgen.prompts.mixing import End, Mixing, Place
 from asyncgen.prompts.plan import Plan
 from asyncgen.prompts.python import PythonItems
 from asyncgen.records import Prompt
-from asyncgen.tasks import as_raised, in_thread
+from asyncgen.tasks import as_raised, in_thread, tell_nobody
 
 __all__ = ["PromptSource", "Sources", "open_source"]
 
@@ -61,15 +61,19 @@ class PromptSource(Protocol):
 
 
 @asynccontextmanager
-async def open_source(config: Config, tell: Callable[[str], object] = str) -> AsyncIterator[Sources]:
+async def open_source(
+    config: Config, tell: Callable[[str], object] = tell_nobody, checked: Sequence[Inputs] = ()
+) -> AsyncIterator[Sources]:
     """The configured sources, their inputs checked to the end. Raises DataError or ConfigError before anything is
-    handed out. ``tell`` is told sentences that a user should read once.
+    handed out. ``tell`` is told sentences that a user should read once. ``checked`` is what ``check_inputs`` found a
+    moment ago: JSONL files are then not read again to count their prompts.
     """
+    files = [each.file for each in checked] or [None] * len(sources_of(config))
     with as_raised():
         async with anyio.create_task_group() as group:
             parts = [
-                _Part(name_of(source), await _open(source, number, config, group, tell))
-                for number, source in enumerate(sources_of(config))
+                _Part(name_of(source), await _open(source, number, config, group, tell, file))
+                for number, (source, file) in enumerate(zip(sources_of(config), files, strict=True))
             ]
             try:
                 yield Sources(config, parts, tell)
@@ -78,9 +82,17 @@ async def open_source(config: Config, tell: Callable[[str], object] = str) -> As
                     part.items.close()
 
 
-async def _open(source: Source, number: int, config: Config, group: TaskGroup, tell: Callable[[str], object]) -> Items:
+async def _open(
+    source: Source,
+    number: int,
+    config: Config,
+    group: TaskGroup,
+    tell: Callable[[str], object],
+    checked: Checked | None,
+) -> Items:
     if isinstance(source, JsonlSource):
-        checked = await in_thread(check_lines, source.path, config, from_thread.check_cancelled)
+        if checked is None:
+            checked = await in_thread(check_lines, source.path, config, from_thread.check_cancelled)
         return Ahead(partial(read_items, source.path, config, checked, source=name_of(source)), group, checked.prompts)
     if isinstance(source, PythonSource):
         found = await in_thread(PythonItems, source, config, where(number), tell)

@@ -28,7 +28,7 @@ from asyncgen.validators.judge import BUILT_IN, KINDS
 from asyncgen.validators.quality import low_quality, mean
 from asyncgen.validators.threads import Threads
 
-__all__ = ["Count", "FunctionCheck", "Functions", "load_functions"]
+__all__ = ["Count", "FunctionCheck", "Functions", "load_function", "load_functions"]
 
 Count = Callable[[str, float], object]
 """Told a validator's name and the seconds of one call."""
@@ -42,17 +42,24 @@ def load_functions(settings: Validation) -> tuple[FunctionCheck, ...]:
 
     Raises ConfigError for one that is not there, that does not take its parameters, or whose name is taken.
     """
-    checks: dict[str, FunctionCheck] = {}
-    for place, each in enumerate(settings.functions):
-        key = f"validation.functions[{place}]"
-        name = each.name or each.function.rpartition(":")[2]
-        if name in checks or name in (BUILT_IN, *KINDS):
-            whose = "another one is" if name in checks else "a built-in check is"
-            raise ConfigError(f"{key}: {whose} called {name!r} too", hint="give this one another name with `name`")
-        function = find_function(each.function, f"{key}.function")
-        _check_parameters(function, each, key)
-        checks[name] = FunctionCheck(name, function, each, key)
-    return tuple(checks.values())
+    taken: set[str] = set()
+    return tuple(load_function(each, place, taken) for place, each in enumerate(settings.functions))
+
+
+def load_function(settings: FunctionValidator, place: int, taken: set[str]) -> FunctionCheck:
+    """The ``place``-th function of the configuration; its name, which must not be among ``taken``, is added there.
+
+    Raises what ``load_functions`` does.
+    """
+    key = f"validation.functions[{place}]"
+    name = settings.name or settings.function.rpartition(":")[2]
+    if name in taken or name in (BUILT_IN, *KINDS):
+        whose = "another one is" if name in taken else "a built-in check is"
+        raise ConfigError(f"{key}: {whose} called {name!r} too", hint="give this one another name with `name`")
+    taken.add(name)
+    function = find_function(settings.function, f"{key}.function")
+    _check_parameters(function, settings, key)
+    return FunctionCheck(name, function, settings, key)
 
 
 def _check_parameters(function: Callable[..., Any], settings: FunctionValidator, key: str) -> None:
@@ -170,7 +177,7 @@ class FunctionCheck:
             raise TooManyRejections(
                 f"the check {self.name!r} failed in {self._failures.failed} of its last {self._failures.calls} calls; "
                 f"the last one {_said(error)}",
-                hint="mend the function, then run again; what was decided is kept",
+                hint="mend the function, then run again",
             ) from error
 
     async def _wait_while_stuck(self) -> None:
@@ -185,7 +192,7 @@ class FunctionCheck:
             raise TooManyRejections(
                 f"the check {self.name!r} has {self._threads.abandoned} calls that took longer than "
                 f"{self._timeout:g} s and have still not ended",
-                hint="give the function a time limit of its own, then run again; what was decided is kept",
+                hint="give the function a time limit of its own, then run again",
             )
 
 

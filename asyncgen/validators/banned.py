@@ -17,7 +17,15 @@ from asyncgen.text_files import read_words
 from asyncgen.validators.inflections import Forms, forms_of
 from asyncgen.validators.text import parts_of
 
-__all__ = ["PATTERN_SECONDS", "BannedWords", "Patterns", "load_banned_words", "load_patterns"]
+__all__ = [
+    "PATTERN_SECONDS",
+    "BannedWords",
+    "Patterns",
+    "check_banned_word",
+    "compile_pattern",
+    "load_banned_words",
+    "load_patterns",
+]
 
 PATTERN_SECONDS = 0.5
 """Processor time that one pattern may take on one text; a sane one takes a fraction of a millisecond."""
@@ -26,12 +34,17 @@ PATTERN_SECONDS = 0.5
 def load_banned_words(settings: Validation) -> BannedWords | None:
     """What ``banned_words`` and ``banned_words_path`` say, None if nothing. Raises ConfigError or DataError."""
     for place, entry in enumerate(settings.banned_words):
-        if not forms_of(entry):
-            raise ConfigError(f"validation.banned_words[{place}]: there is no word in {entry!r}")
+        check_banned_word(entry, place)
     entries = list(settings.banned_words)
     if settings.banned_words_path is not None:
         entries += read_words(settings.banned_words_path, "banned-word list")
     return BannedWords(entries) if entries else None
+
+
+def check_banned_word(entry: str, place: int) -> None:
+    """Raises ConfigError for an entry, the ``place``-th of ``banned_words``, that could never be found."""
+    if not forms_of(entry):
+        raise ConfigError(f"validation.banned_words[{place}]: there is no word in {entry!r}")
 
 
 class BannedWords:
@@ -67,12 +80,13 @@ def load_patterns(settings: Validation) -> Patterns | None:
     if not settings.forbid_patterns and not settings.require_patterns:
         return None
     return Patterns(
-        [_compile(pattern, f"forbid_patterns[{k}]") for k, pattern in enumerate(settings.forbid_patterns)],
-        [_compile(pattern, f"require_patterns[{k}]") for k, pattern in enumerate(settings.require_patterns)],
+        [compile_pattern(pattern, f"forbid_patterns[{k}]") for k, pattern in enumerate(settings.forbid_patterns)],
+        [compile_pattern(pattern, f"require_patterns[{k}]") for k, pattern in enumerate(settings.require_patterns)],
     )
 
 
-def _compile(pattern: str, key: str) -> Any:
+def compile_pattern(pattern: str, key: str) -> Any:
+    """The pattern, compiled; ``key`` is its place under ``validation``. Raises ConfigError."""
     import regex  # noqa: PLC0415  # takes 25 ms, and most runs have no pattern
 
     try:

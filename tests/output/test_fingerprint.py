@@ -198,10 +198,10 @@ def test_the_content_of_a_file_counts_and_its_path_does_not(tmp_path: Path) -> N
     assert compare(begun, fingerprint(Config(), {"vocabulary": moved})) == []
     assert compare(begun, fingerprint(Config(), {"vocabulary": "moon"})) == []
     [difference] = compare(begun, fingerprint(Config(), {"vocabulary": other}))
-    assert str(difference) == "inputs.vocabulary: content changed"
+    assert str(difference) == "vocabulary_path: content changed"
     assert difference.refused
     [difference] = compare(begun, fingerprint(Config(), {}))
-    assert str(difference) == "inputs.vocabulary: was present, now absent"
+    assert str(difference) == "vocabulary_path: was present, now absent"
     assert str(tmp_path) not in repr(begun)
 
 
@@ -250,7 +250,7 @@ def test_a_model_directory_is_its_files(tmp_path: Path) -> None:
     for name in ("config.json", "model.safetensors", "templates/a.jinja"):
         (moved / name).write_text("changed")
         [difference] = compare(begun, fingerprint(Config(), inputs))
-        assert str(difference) == "inputs.model: content changed"
+        assert str(difference) == "model_name: content changed"
         (moved / name).write_text(name)
     (moved / "config.json").rename(moved / "other.json")
     assert len(compare(begun, fingerprint(Config(), inputs))) == 1

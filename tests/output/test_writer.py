@@ -86,7 +86,7 @@ async def test_what_changes_records_is_refused_and_nothing_is_touched(tmp_path: 
         assert str(peeked.value) == str(refusal.value)
         assert "\n  generation.temperature: was 0.8, now 0.7" in str(refusal.value)
         assert "\n  seed: was 0, now 3" in str(refusal.value)
-    assert "inputs.vocabulary: content changed" in str(refusal.value)
+    assert "vocabulary_path: content changed" in str(refusal.value)
     assert files_in(tmp_path) == before
 
 

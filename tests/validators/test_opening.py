@@ -62,4 +62,4 @@ def test_a_changed_list_is_not_mixed_in(tmp_path: Path) -> None:
     (tmp_path / "banned.txt").write_text("gun\nboat\n")
     done = asyncgen(*run, "9", cwd=tmp_path)
     assert done.returncode == 2
-    assert "inputs.validation.banned_words: content changed" in done.stderr
+    assert ": validation.banned_words_path: content changed" in done.stderr

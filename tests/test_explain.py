@@ -1,0 +1,124 @@
+"""Refusals on the command line: the cause that there is, all of it, under the configuration's own keys and lines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.programs import asyncgen, without_torch
+
+SOURCE = """
+async def items(start):
+    for number in range(start, 100):
+        if number == 20:
+            with open("tmpl.txt", "w") as file:
+                file.write("edited {wrod1}")
+            raise KeyError("no such thing")
+        yield f"tell story {number}"
+"""
+CONFIG = """\
+backend: {kind: echo}
+num_stories: 90
+use_k_shot: false
+vocabulary_path: w.txt
+template: tmpl.txt
+output_path: out/s.jsonl
+sources:
+- {kind: template}
+- kind: python
+  function: mine.py:items
+- kind: jsonl
+  path: p.jsonl
+validation:
+  banned_words_path: b.txt
+  functions:
+  - {function: check.py:check}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    files = {
+        "tmpl.txt": "a {word1}",
+        "w.txt": "moon\nstar\n",
+        "mine.py": SOURCE.replace("if number == 20", "if False"),
+        "p.jsonl": '{"prompt": "a"}\n' * 40,
+        "b.txt": "gun\n",
+        "check.py": "def check(completion): return True\n",
+        "c.yaml": CONFIG,
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", [("run",), ("preview", "-n", "100", "--no-tokens")])
+def test_a_failure_in_the_middle_is_told_although_a_file_was_edited_meanwhile(
+    folder: Path, command: tuple[str, ...]
+) -> None:
+    (folder / "mine.py").write_text(SOURCE)
+    done = asyncgen(command[0], "c.yaml", *command[1:], cwd=folder, env=without_torch(folder))
+    assert done.returncode == 2
+    assert "item 20: the function raised KeyError: 'no such thing'" in done.stderr
+    assert "wrod1" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "key"),
+    [
+        ("w.txt", 4, "vocabulary_path"),
+        ("tmpl.txt", 5, "template"),
+        ("mine.py", 10, "sources[1].function"),
+        ("p.jsonl", 12, "sources[2].path"),
+        ("b.txt", 14, "validation.banned_words_path"),
+        ("check.py", 16, "validation.functions[0].function"),
+    ],
+)
+def test_an_edited_input_is_refused_under_the_key_and_line_that_name_it(
+    folder: Path, name: str, line: int, key: str
+) -> None:
+    assert asyncgen("run", "c.yaml", "--num-stories", "5", cwd=folder).returncode == 0
+    edited = folder / name
+    edited.write_text(edited.read_text().replace("a", "e", 1).replace("moon", "sun").replace("gun", "axe"))
+    if name.endswith(".py"):
+        edited.write_text((CHECK if name == "check.py" else SOURCE.replace("== 20", "== 21")) + "# edited\n")
+    for command in ("run", "check"):
+        done = asyncgen(command, "c.yaml", cwd=folder, env=without_torch(folder))
+        assert done.returncode == 2
+        assert f"c.yaml:{line}: {key}: content changed" in done.stderr
+        assert "inputs" not in done.stderr
+        assert "output_path: " not in done.stderr
+
+
+CHECK = "def check(completion): return True\n"
+
+
+def test_all_that_is_wrong_with_the_checks_is_found(folder: Path) -> None:
+    (folder / "v.yaml").write_text("""\
+validation:
+  forbid_patterns: ["(", "fine", "[a"]
+  require_patterns: ["*"]
+  banned_words: ["...", "gun", "--"]
+  banned_words_path: none.txt
+  functions:
+  - {function: "nope:f"}
+  - {function: "neither:g"}
+  - {function: "check.py:check"}
+  - {function: "check.py:check"}
+""")
+    done = asyncgen("check", "v.yaml", cwd=folder, env=without_torch(folder))
+    assert done.returncode == 2
+    for key in (
+        "2: validation.forbid_patterns[0]: ",
+        "2: validation.forbid_patterns[2]: ",
+        "3: validation.require_patterns[0]: ",
+        "4: validation.banned_words[0]: ",
+        "4: validation.banned_words[2]: ",
+        "5: validation.banned_words_path: ",
+        "7: validation.functions[0].function: there is no module 'nope'",
+        "8: validation.functions[1].function: there is no module 'neither'",
+        "10: validation.functions[3]: another one is called 'check' too",
+    ):
+        assert done.stderr.count(f"v.yaml:{key}") == 1, (key, done.stderr)
+    assert "9 problems" in done.stderr
