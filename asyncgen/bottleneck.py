@@ -16,11 +16,19 @@ SATURATED = 0.9
 WELL_FILLED = 0.6
 """Share of rows that hold a prompt below which a busy generator could do more."""
 
+FEW_ACCEPTED = 0.1
+"""Share of accepted attempts below which a busy generator is nothing good."""
+ENOUGH = 20
+"""Attempts from which that can be told."""
+
 _STATES = (
     "goal",
     "runs",
     "accepted_before",
     "rejected_before",
+    "recent",
+    "recent_rejected",
+    "stops_at",
     "rows_running",
     "stopping",
     "finishing",
@@ -47,7 +55,8 @@ def bottleneck(snapshot: Snapshot, earlier: Snapshot | None = None) -> str:
 
     A generator that is at work nine tenths of the time is the limit itself, unless it works on next to nothing because
     finished stories wait for an earlier one. Else it is who it waits for: a source, the preparation of prompts, a
-    validator, the disk. What is neither work nor waiting is the event loop's: somebody blocks it.
+    validator, the disk; unless a validator blocked the event loop for as long, and with it all the others. What is
+    neither work nor waiting is the event loop's: somebody blocks it.
     """
     lately = since(snapshot, Snapshot() if earlier is None else earlier)
     if lately.seconds <= 0 or not snapshot.batches:
@@ -56,8 +65,15 @@ def bottleneck(snapshot: Snapshot, earlier: Snapshot | None = None) -> str:
         return held_up
     if lately.busy >= SATURATED:
         sparse = lately.rows_offered > 0 and lately.fill < WELL_FILLED
-        return f"the generator, with batches {lately.fill:.0%} full" if sparse else "the generator (good)"
+        if sparse:
+            return f"the generator, with batches {lately.fill:.0%} full"
+        judged = lately if lately.attempts >= ENOUGH else snapshot
+        few = judged.attempts >= ENOUGH and judged.acceptance < FEW_ACCEPTED
+        return f"the generator, with {judged.acceptance:.0%} of its texts accepted" if few else "the generator (good)"
     idle = lately.seconds - lately.busy_seconds
+    name, seconds = _most(lately.validator_blocked)
+    if seconds >= idle / 2:  # whatever else is waited for, it cannot come meanwhile
+        return f"validator {name}, which blocks the event loop"
     if lately.starved_seconds < idle / 2:
         return _who_blocks(lately, idle)
     match max(lately.starved_by, key=lambda cause: lately.starved_by[cause]):

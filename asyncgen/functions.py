@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 
 from asyncgen.errors import ConfigError
 
-__all__ = ["described", "find_function", "source_file"]
+__all__ = ["described", "find_function", "raised_at", "source_file"]
 
 _SHOWN = 300
 
@@ -55,6 +56,16 @@ def source_file(reference: str) -> Path | None:
     except BaseException:  # noqa: BLE001  # what a package raises, SystemExit too, is said when it is imported to be used
         return None
     return Path(spec.origin) if spec is not None and spec.has_location and spec.origin else None
+
+
+def raised_at(error: BaseException, function: Callable[..., Any]) -> str:
+    """`` (checks.py:12)``: the innermost line in the function's own file that ``error`` came through; empty if it came
+    through none.
+    """
+    module = sys.modules.get(str(getattr(function, "__module__", "")))
+    file = getattr(module, "__file__", None)
+    lines = [number for frame, number in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == file]
+    return f" ({Path(file).name}:{lines[-1]})" if file and lines else ""
 
 
 def described(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Coroutine, Iterable, Mapping
@@ -11,7 +12,7 @@ from typing import Any, Protocol, Self, TypeVar
 
 from asyncgen.records import Verdict
 
-__all__ = ["BackendSnapshot", "Metrics", "Snapshot", "View", "Watched", "duration"]
+__all__ = ["BackendSnapshot", "Metrics", "Snapshot", "View", "Watched", "batches_to", "duration"]
 
 
 _Number = TypeVar("_Number", int, float)
@@ -79,6 +80,12 @@ class Snapshot(BackendSnapshot):
     """Stories that were on disk when this session began."""
     rejected_before: int = 0
     """Those of ``rejected`` that earlier sessions wrote."""
+    recent: int = 0
+    """Indices decided in this session, the last 200 at most."""
+    recent_rejected: int = 0
+    """Of these, rejected."""
+    stops_at: int = 0
+    """Rejected ones of the last 200 at which ``max_rejection_rate`` stops the run; 0: never."""
     attempts: int = 0
     """Completions judged in this session."""
     accepted_attempts: int = 0
@@ -106,6 +113,9 @@ class Snapshot(BackendSnapshot):
     """Time the producer had room and waited for a prompt, by source; a wait that goes on included."""
     validator_seconds: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     """Time in each validator, summed over calls (which may overlap); the built-in checks are ``built-in``."""
+    validator_blocked: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    """Time for which each async validator kept everybody else from the event loop, in stretches of 10 ms or more. The
+    waits of others that lasted longer for it count as theirs too."""
     validator_calls: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     """Completions that each validator was asked about."""
     disk_seconds: float = 0.0
@@ -168,17 +178,22 @@ class Snapshot(BackendSnapshot):
 
         Counts accepted completions, not stories on disk: what is finished and waits for a lower index is done, or one
         early prompt that is tried again would make a run look slower than it is. Rows in progress count as far as their
-        tokens go, so the estimate falls steadily while a long batch runs. The last stories take as long as a batch
-        does, however few they are: never less than half of one, which is what is left of it on average.
+        tokens go, so the estimate falls steadily while a long batch runs. The last stories take as many batches as the
+        unluckiest of them has attempts (``batches_to``), each as long as any other however few they are: never less
+        than half of one, which is what is left of it on average.
         """
         if self.goal is None or self.stopping or not self.accepted_attempts or self.seconds <= 0:
             return None
         left = self.goal - self.accepted_before - self.accepted_attempts
         if left <= 0:
             return 0.0
-        begun = self.accepted_attempts * max(0.0, _share(self.generated, self.tokens) - 1)
-        pace = (self.accepted_attempts + begun) / self._elapsed
-        return max((left - begun) / pace, _share(self.busy_seconds, self.batches) / 2)
+        begun = max(0.0, _share(self.generated, self.tokens) - 1)
+        rows = _share(self.rows_filled, self.batches) or 1.0
+        attempts = max(self.attempts, self.accepted_attempts)
+        each = self.seconds * rows / (attempts * (1 + begun))
+        share = self.accepted_attempts / attempts
+        more = batches_to((left - self.accepted_attempts * begun) / self.runs, share, rows)
+        return max(each * more, _share(self.busy_seconds, self.batches) / 2)
 
     @property
     def _elapsed(self) -> float:
@@ -255,6 +270,20 @@ class Metrics:
 
     def _refuse(self, reasons: Iterable[str]) -> None:
         self.reasons.update({reason.partition(":")[0] for reason in reasons})
+
+
+def batches_to(left: float, acceptance: float, rows: float) -> float:
+    """Batches until ``left`` texts are accepted, of ``rows`` attempts each, of which ``acceptance`` in (0, 1] succeed.
+
+    While at least ``rows`` are left every batch is full. After that there is one attempt a batch for each that is left,
+    and each batch leaves ``1 - acceptance`` of them; the last one takes ``1 / acceptance``.
+    """
+    if left <= 1:
+        return max(0.0, left) / acceptance
+    last = min(left, max(1.0, rows))
+    full = (left - last) / (last * acceptance)
+    thin = math.log(last) / -math.log1p(-acceptance) if acceptance < 1 else 0.0
+    return full + thin + 1 / acceptance
 
 
 def duration(seconds: float) -> str:

@@ -18,6 +18,10 @@ __all__ = ["HOPELESS_AFTER", "Decisions", "Ordering", "next_attempt"]
 HOPELESS_AFTER = 200
 """Decided indices over which ``max_rejection_rate`` is taken."""
 
+FIRST_LOOK = 25
+WORRYING = 20
+"""So many rejected of the last ``FIRST_LOOK`` decided indices are worth saying, once."""
+
 REPEAT = "repeat: equal to an earlier story of this run"
 
 
@@ -31,6 +35,8 @@ class Decisions:
     """Verdicts that were accepted, and are refused because their text repeats an earlier story."""
     retries: tuple[Prompt, ...]
     """The next attempts of those repeats that have one."""
+    worrying: bool
+    """Many of the last indices were rejected, for the first time."""
     hopeless: bool
     """Too many of the last indices were rejected: write these records and stop."""
 
@@ -60,6 +66,7 @@ class Ordering:
         self._recent_rejected = 0
         self._next = start
         self._hopeless = False
+        self._worried = False
         self.accepted = accepted
         self.rejected = rejected
 
@@ -71,6 +78,7 @@ class Ordering:
         """Takes verdicts in and returns what they decide."""
         for verdict in verdicts:
             self._waiting[verdict.completion.prompt.index] = verdict
+        worried = self._worried
         records: list[Story | Rejection] = []
         repeats: list[Verdict] = []
         retries: list[Prompt] = []
@@ -83,7 +91,18 @@ class Ordering:
                     retries.append(retry)
                     break
             records.append(self._decide(verdict))
-        return Decisions(tuple(records), tuple(repeats), tuple(retries), self._hopeless)
+        return Decisions(tuple(records), tuple(repeats), tuple(retries), self._worried > worried, self._hopeless)
+
+    @property
+    def recent(self) -> tuple[int, int]:
+        """Rejected ones among the last decided indices, and how many these are."""
+        return self._recent_rejected, len(self._recent)
+
+    @property
+    def stops_at(self) -> int:
+        """Rejections among the last ``HOPELESS_AFTER`` indices that make a run hopeless; 0 if none do."""
+        least = next(n for n in range(HOPELESS_AFTER + 2) if n / HOPELESS_AFTER > self._config.max_rejection_rate)
+        return least if least <= HOPELESS_AFTER else 0
 
     def summary(self) -> str:
         """How the last decided indices went, in words."""
@@ -103,6 +122,7 @@ class Ordering:
             self._recent_rejected -= not self._recent[0]
         self._recent.append(accepted)
         self._recent_rejected += not accepted
+        self._worried = self._worried or [*self._recent][-FIRST_LOOK:].count(False) >= WORRYING
         if not accepted and len(self._recent) == HOPELESS_AFTER:
             self._hopeless = self._recent_rejected / HOPELESS_AFTER > self._config.max_rejection_rate
         return self._record(verdict)

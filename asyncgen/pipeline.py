@@ -33,7 +33,7 @@ from asyncgen.errors import (
     TooManyRejections,
 )
 from asyncgen.metrics import Metrics, Snapshot
-from asyncgen.ordering import Ordering, next_attempt
+from asyncgen.ordering import HOPELESS_AFTER, Ordering, next_attempt
 from asyncgen.output import Seen
 from asyncgen.packing import PromptPool, Window
 from asyncgen.prompts import PromptSource
@@ -78,7 +78,10 @@ class Flow:
         accepted: int = 0,
         rejected: int = 0,
         seen: Seen | None = None,
+        tell: Callable[[str], object] = _log.info,
     ) -> None:
+        """``tell`` is told sentences that a user should read once."""
+        self._tell = tell
         self.config = config
         self.source = source
         self.backend = backend
@@ -286,12 +289,19 @@ class Flow:
                 await self._hand_over(decisions.records, sink)
                 for record in decisions.records:
                     self.window.decide(accepted=isinstance(record, Story))
+            if decisions.worrying and not decisions.hopeless:
+                self._tell(self._worry())
             if decisions.hopeless:
                 raise TooManyRejections(
                     f"{self.ordering.summary()} (max_rejection_rate is {self.config.max_rejection_rate}); "
                     f"most frequent reasons: {_most_frequent(self.metrics)}",
                     hint=_MEND if self.ordering.accepted else _MEND_AND_BEGIN_ANEW,
                 )
+
+    def _worry(self) -> str:
+        """That the run may be hopeless, in words, long before it stops for that."""
+        end = f"; the run stops at {self.ordering.stops_at} of {HOPELESS_AFTER}" if self.ordering.stops_at else ""
+        return f"{self.ordering.summary()}, most for: {_most_frequent(self.metrics)}{end}"
 
     async def _hand_over(self, records: Sequence[Story | Rejection], sink: Sink) -> None:
         began = time.monotonic()
@@ -357,6 +367,9 @@ class Flow:
             goal=self.config.num_stories,
             accepted=self.ordering.accepted,
             rejected=self.ordering.rejected,
+            recent_rejected=self.ordering.recent[0],
+            recent=self.ordering.recent[1],
+            stops_at=self.ordering.stops_at,
             accepted_before=self._before[0],
             rejected_before=self._before[1],
             attempts=metrics.attempts,
@@ -371,6 +384,7 @@ class Flow:
             drain_seconds=max(0.0, self._drained_by - time.monotonic()) if self.stopped else 0.0,
             source_seconds=MappingProxyType(dict(self.source.waited)),
             validator_seconds=MappingProxyType(dict(metrics.validator_seconds)),
+            validator_blocked=MappingProxyType({} if self.functions is None else dict(self.functions.blocked)),
             validator_calls=MappingProxyType(dict(metrics.validator_calls)),
             disk_seconds=metrics.disk_seconds,
             reasons=MappingProxyType(dict(metrics.reasons.most_common())),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -47,6 +47,7 @@ async def run(
     watch: View | None = None,
     notice: Notice | None = None,
     begin: Callable[[int], object] | None = None,
+    cut_short: Callable[[Report], object] | None = None,
 ) -> Report:
     """Makes the stories that ``config`` asks for, or those that an earlier session left to be made.
 
@@ -55,7 +56,8 @@ async def run(
     either way. ``watch`` is shown the run while it generates. ``notice`` is called, on the event loop, with each
     sentence that a person should read once (a model is being loaded, it has no chat template, a setting is another than
     before); ``print`` will do, and all but the loading is in the report's ``notices`` too. ``begin`` is called with
-    the number of stories on disk when inputs and output are sound and the model is about to be loaded.
+    the number of stories on disk when inputs and output are sound and the model is about to be loaded. ``cut_short`` is
+    given the report of a run that was cancelled or failed while it generated, which then has nobody to return it to.
 
     Raises InputError, OutputError, BackendFailed, TooManyRejections or SourcesEnded; the last two carry the
     ``report``.
@@ -93,8 +95,16 @@ async def run(
                         accepted=output.accepted,
                         rejected=output.rejected,
                         seen=await in_thread(_seen, config, output),
+                        tell=tell,
                     )
-                    return await _let_go(flow, output, stop, watch, told)
+                    try:
+                        return await _let_go(flow, output, stop, watch, told)
+                    except RunStopped:
+                        raise
+                    except BaseException as error:
+                        if cut_short is not None:
+                            cut_short(_left(flow, output, told, failed=isinstance(error, Exception)))
+                        raise
 
 
 def progress_on_disk(config: Config) -> Progress | None:
@@ -240,6 +250,12 @@ def _at_rest(config: Config, output: Output) -> Snapshot:
         accepted_before=output.accepted,
         rejected_before=output.rejected,
     )
+
+
+def _left(flow: Flow, output: Output, told: Sequence[str], *, failed: bool) -> Report:
+    """What a run that was torn away left on disk, which may be less than it had decided."""
+    on_disk = replace(flow.snapshot(), accepted=output.accepted, rejected=output.rejected)
+    return _report("failed" if failed else "stopped", on_disk, output, told)
 
 
 def _report(outcome: Outcome, snapshot: Snapshot, output: Output, told: Sequence[str]) -> Report:

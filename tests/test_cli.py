@@ -215,6 +215,8 @@ def test_the_second_signal_stops_at_once_with_valid_files(tmp_path: Path) -> Non
     assert time.monotonic() - began < 10  # promised is one second; ten times that on a noisy machine
     assert run.returncode == 130, messages
     assert "Traceback" not in messages
+    assert "stopped: 0 of 400 stories" in messages
+    assert f"stories   {tmp_path / 's.jsonl'}" in messages
     assert stories(tmp_path / "s.jsonl") == []
 
 

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from asyncgen.backends import open_backend
 from asyncgen.bottleneck import bottleneck, since
 from asyncgen.dashboard.figures import Figure, Memory, figures, lay_out, one_line, printable, size, time_left
-from asyncgen.metrics import Snapshot, duration
+from asyncgen.metrics import Snapshot, batches_to, duration
 from asyncgen.packing import PromptPool, Window
 from asyncgen.pipeline import Flow
 from asyncgen.prompts import open_source
 from asyncgen.records import Prompt
 from asyncgen.report import Report
 from asyncgen.validators import open_validators
-from tests.flows import Finite, config_for
+from tests.flows import Finite, config_for, flow_for
 
 SNAPSHOT = Snapshot(
     goal=200,
@@ -63,12 +63,13 @@ def test_rates_leave_out_what_earlier_sessions_made() -> None:
 @pytest.mark.parametrize(
     ("changes", "seconds"),
     [
-        ({}, 280.0),  # 140 to go at one in two seconds
-        ({"accepted": 10}, 280.0),  # all 50 wait for an early one: the pace is the same
-        ({"generated": 8160}, 272.549),  # a row is about done: one more at a pace of 51 in 100 s
-        ({"goal": 61}, 4.85),  # one to go: half of a batch's 9.7 s
+        ({}, 301.201),  # 132 to go at one in two seconds, and the last 8 take 2.1 batches of 10 s and 1.6 for the last
+        ({"accepted": 10}, 301.201),  # all 50 wait for an early one: the pace is the same
+        ({"generated": 8160}, 293.335),  # a row is about done: one more at a pace of 51 in 100 s
+        ({"goal": 61}, 16.0),  # one to go: 1.6 attempts of 10 s
+        ({"goal": 61, "attempts": 50, "generated": 15_800}, 4.85),  # about done: half of a batch's 9.7 s
         ({"goal": 60}, 0.0),
-        ({"tokens": 0, "generated": 0}, 280.0),  # a backend that counts no tokens
+        ({"tokens": 0, "generated": 0}, 301.201),  # a backend that counts no tokens
         ({"goal": None}, None),
         ({"accepted_attempts": 0}, None),
         ({"seconds": 0.0}, None),
@@ -97,6 +98,38 @@ def test_the_estimate_is_never_negative_and_falls_as_tokens_come(
     assert (eta is None) == (later is None) == (new == 0 or seconds == 0)
     if eta is not None and later is not None:
         assert 0 <= later <= eta
+
+
+@given(left=st.floats(0, 1e6), more=st.floats(0, 1e6), acceptance=st.floats(1e-6, 1), rows=st.floats(0, 1000))
+def test_more_left_takes_longer_and_never_less_than_the_attempts_it_needs(
+    left: float, more: float, acceptance: float, rows: float
+) -> None:
+    batches = batches_to(left, acceptance, rows)
+    assert batches <= batches_to(left + more, acceptance, rows) * (1 + 1e-9)
+    assert batches >= left / acceptance / max(1, rows) * (1 - 1e-9)
+    assert batches_to(left, 1, rows) == pytest.approx(max(left / max(1, rows), min(1, left)))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("bad_share", "goal"), [(0.5, 300), (0.5, 60), (0.8, 120)])
+async def test_the_estimate_is_within_a_factor_of_two_to_the_end(bad_share: float, goal: int) -> None:
+    """By a clock that goes on by one with each batch; the last moments, where luck decides, may be two batches off."""
+    config = config_for(num_stories=goal, bad_share=bad_share, generation={"batch_size": 16}, max_attempts=4)
+    seen: list[Snapshot] = []
+
+    async with flow_for(config) as flow:
+
+        async def sink(_: object) -> None:
+            now = flow.snapshot()
+            seen.append(replace(now, seconds=float(now.batches), busy_seconds=float(now.batches)))
+
+        await flow.run(sink)
+        end = flow.snapshot().batches
+    assert len(seen) > 2
+    for snapshot in seen[1:]:
+        rest, eta = end - snapshot.batches, snapshot.eta_seconds
+        assert eta is not None
+        assert rest / 2 - 2 <= eta <= 2 * rest + 2, f"{snapshot.accepted} of {goal}: {eta} where {rest} were left"
 
 
 @pytest.mark.parametrize(
@@ -159,6 +192,13 @@ IDLE = replace(AT_WORK, busy_seconds=4)
         (Snapshot(), ""),
         (Snapshot(seconds=3), ""),  # no batch yet
         (AT_WORK, "the generator (good)"),
+        (replace(AT_WORK, attempts=200, accepted_attempts=5), "the generator, with 2% of its texts accepted"),
+        (replace(AT_WORK, attempts=200, accepted_attempts=20), "the generator (good)"),
+        (replace(AT_WORK, attempts=19), "the generator (good)"),  # too early to tell
+        (
+            replace(IDLE, starved_by={"prompts": 5}, source_seconds={"python": 5}, validator_blocked={"kindness": 4}),
+            "validator kindness, which blocks the event loop",
+        ),
         (replace(AT_WORK, rows_filled=30), "the generator, with batches 38% full"),
         (replace(IDLE, starved_by={"disk": 5, "prompts": 1}), "the disk"),
         (replace(IDLE, starved_by={"prompts": 5}), "preparing prompts"),
@@ -237,6 +277,12 @@ async def test_a_flow_knows_whom_its_generator_waits_for(tmp_path: Path) -> None
     function = {"function": f"{path}:kindness", "concurrency": 1}
     slow_check = (await _run(tight | {"validation": {"functions": [function]}})).snapshot()
     assert bottleneck(slow_check) == "validator kindness"
+    path = tmp_path / "blocking" / "checks.py"
+    path.parent.mkdir()
+    path.write_text("import time\nasync def kindness(completion):\n    time.sleep(0.04)\n")
+    function = {"function": f"{path}:kindness"}
+    blocking = (await _run(tight | {"validation": {"functions": [function]}})).snapshot()
+    assert bottleneck(blocking) == "validator kindness, which blocks the event loop"
     assert 0 < slow_source.starved <= 1
     assert slow_source.busy + slow_source.starved <= 1.01
 
@@ -263,7 +309,7 @@ async def test_waiting_is_counted_while_it_lasts_and_when_it_is_cancelled() -> N
 def test_every_figure_is_there() -> None:
     text = one_line(SNAPSHOT, figures(SNAPSHOT, None, Memory(512_000_000, 14_200_000_000)))
     assert text.split(" | ") == [
-        "60 of 200 stories, about 4 min 40 s left",
+        "60 of 200 stories, about 5 min 1 s left",
         "generator busy 97%, starved 0%, 80 tokens/s now, 80 overall, batches 50% full, padding 12%",
         "limit the generator, with batches 50% full",
         "waiting prompts 5, completions 0, judging 0, verdicts 0, in order 2, undecided 7 of 256",
@@ -271,6 +317,10 @@ def test_every_figure_is_there() -> None:
         "refused missing words 20, too short 10",
         "memory 512 MB, peak 14.2 GB",
     ]
+    hopeless = replace(SNAPSHOT, recent=168, recent_rejected=160, stops_at=181)
+    assert figures(hopeless)[3].items[2].endswith(", 160 of the last 168: the run stops at 181 of the last 200")
+    assert figures(replace(hopeless, recent=19, recent_rejected=19))[3] == figures(SNAPSHOT)[3]
+    assert figures(replace(hopeless, stops_at=0))[3] == figures(SNAPSHOT)[3]
     held = figures(replace(SNAPSHOT, device_bytes=3_000_000, out_of_memory=2))
     assert held[-1] == Figure("memory", ("GPU 3 MB",))
     assert "out of memory 2" in held[0].items

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+from tests.programs import ECHO, records
 from tests.programs import asyncgen as program
-from tests.programs import records
 
 CHECK = """
 def check(completion):
@@ -35,6 +36,18 @@ def test_a_hopeless_run_without_a_story_is_mended_and_begins_anew(tmp_path: Path
     assert not records(tmp_path / "stories.rejected.jsonl")
 
 
+def test_a_run_that_may_be_hopeless_says_so_once_long_before_it_stops(tmp_path: Path) -> None:
+    settings = ("--set", "backend={kind: echo, bad_share: 1.0}", "--num-stories", "900", "--set", "max_attempts=1")
+    done = program("run", *settings, "--batch-size", "4", "--set", "window=8", cwd=tmp_path)
+    assert done.returncode == 4, done.stderr
+    assert done.stderr.count("; the run stops at 181 of 200\n") == 1
+    (line,) = [line for line in done.stderr.splitlines() if line.endswith("the run stops at 181 of 200")]
+    assert re.match(r"\d+ of the last \d+ prompts were rejected, most for: too short \(\d+\)", line)
+    assert 20 <= int(line.split()[0]) <= 60
+    done = program("run", *ECHO, "--num-stories", "60", "--output-path", "good.jsonl", cwd=tmp_path)
+    assert "the run stops at" not in done.stderr
+
+
 def test_a_hopeless_run_with_stories_says_what_can_be_done(tmp_path: Path) -> None:
     settings = ("--set", "backend={kind: echo, bad_share: 0.7}", "--set", "max_attempts=1", "--num-stories", "90")
     done = program("run", *settings, "--set", "max_rejection_rate=0.5", cwd=tmp_path)
@@ -47,10 +60,26 @@ def test_a_hopeless_run_with_stories_says_what_can_be_done(tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
 
 
+def test_a_source_that_raises_says_at_which_line_and_the_run_what_it_made(tmp_path: Path) -> None:
+    (tmp_path / "items.py").write_text(
+        "async def items(start):\n    for k in range(start, 99):\n        yield f'tell {k // (41 - k)}'\n"
+    )
+    (tmp_path / "c.yaml").write_text(f"{SETTINGS}sources: [{{kind: python, function: 'items.py:items'}}]\n")
+    done = program("run", "c.yaml", "--log-level", "debug", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "item 41: the function raised ZeroDivisionError: integer division or modulo by zero (items.py:3)" in (
+        done.stderr
+    )
+    assert "Traceback (most recent call last)" in done.stderr
+    assert "failed: 41 of 150 stories, 41 of them made now" in done.stderr
+    assert f"stories   {tmp_path / 'stories.jsonl'}" in done.stderr
+    assert "Traceback" not in program("run", "c.yaml", cwd=tmp_path).stderr
+
+
 @pytest.mark.parametrize(
     ("function", "more", "said"),
     [
-        ("check", "", "raised ValueError: my bug"),
+        ("check", "", "raised ValueError: my bug (checks.py:5)"),
         ("later", ", timeout: 0.3, concurrency: 4", "calls that took longer than 0.3 s"),
     ],
 )

@@ -105,12 +105,14 @@ def _run(config: Config, show: _Show, begin: Callable[[], None]) -> int:
         tell(f"complete: {done.accepted} stories ({wanted}) are in {config.output_path}; nothing to do")
         return 0
     signals = Signals()
+    cut_short: list[Report] = []
     try:
-        report = run_loop(partial(signals.watch, partial(_make, config, show, signals, begin)))
-    except errors.RunStopped as error:
-        if isinstance(error.report, Report):
-            tell(error.report.summary())
+        report = run_loop(partial(signals.watch, partial(_make, config, show, signals, begin, cut_short.append)))
+    except Exception as error:
+        for each in filter(None, [error.report] if isinstance(error, errors.RunStopped) else cut_short):
+            tell(each.summary())  # what was refused before anything was generated has none
         raise
+    report = report or next(iter(cut_short), None)
     if report is not None:
         tell(report.summary())
     if not signals.received or (report is not None and report.complete):
@@ -121,13 +123,20 @@ def _run(config: Config, show: _Show, begin: Callable[[], None]) -> int:
     return 128 + signals.received
 
 
-async def _make(config: Config, show: _Show, signals: Signals, begin: Callable[[], None], stop: anyio.Event) -> Report:
+async def _make(
+    config: Config,
+    show: _Show,
+    signals: Signals,
+    begin: Callable[[], None],
+    cut_short: Callable[[Report], object],
+    stop: anyio.Event,
+) -> Report:
     async def watch(flow: Watched) -> None:
         signals.begun()
         await show.view(flow)
 
     announce = partial(_announce, config, show, begin)
-    return await run(config, stop=stop, watch=watch, notice=show.tell, begin=announce)
+    return await run(config, stop=stop, watch=watch, notice=show.tell, begin=announce, cut_short=cut_short)
 
 
 def _announce(config: Config, show: _Show, begin: Callable[[], None], made: int) -> None:

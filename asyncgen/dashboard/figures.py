@@ -18,6 +18,8 @@ TWO_COLUMNS = 160
 LINES_EACH = 2
 """Lines that one figure may take where it does not fit into one."""
 MOST_REASONS = 5
+MANY_DECIDED = 20
+"""Decided prompts from which it is said how many of them may be given up."""
 
 _QUEUES = ("prompts", "completions", "judging", "verdicts", "in order")
 
@@ -126,6 +128,9 @@ def _accepted(snapshot: Snapshot) -> Figure:
     given_up = f"{_count(snapshot.new_rejected, 'prompt')} given up"
     if snapshot.rejected_before:
         given_up += f" ({snapshot.rejected} with earlier sessions)"
+    if snapshot.stops_at and snapshot.recent >= MANY_DECIDED and 2 * snapshot.recent_rejected > snapshot.recent:
+        stops = f"the run stops at {snapshot.stops_at} of the last 200"
+        given_up += f", {snapshot.recent_rejected} of the last {snapshot.recent}: {stops}"
     first = f"{snapshot.first_acceptance:.0%} of first ones" if snapshot.first_attempts else "no first ones"
     return Figure("accepted", (f"{snapshot.acceptance:.0%} of {_count(snapshot.attempts, 'attempt')}", first, given_up))
 

@@ -13,6 +13,7 @@ import asyncio
 import copy
 import inspect
 import json
+import logging
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
@@ -21,11 +22,13 @@ import anyio.lowlevel
 
 from asyncgen.config import Config, PythonSource
 from asyncgen.errors import ConfigError, DataError
-from asyncgen.functions import described, find_function
+from asyncgen.functions import described, find_function, raised_at
 from asyncgen.prompts.items import KEYS, ready_prompt
 from asyncgen.records import Prompt
 from asyncgen.tasks import ends_this_task
 from asyncgen.text_files import check_text, found
+
+_log = logging.getLogger(__name__)
 
 __all__ = ["PythonItems"]
 
@@ -91,8 +94,10 @@ class PythonItems:
         return ready_prompt(_object(item, place), place, self._config, number, self._name)
 
     def _failed(self, number: int, error: BaseException) -> DataError:
+        _log.debug("%s: item %d raised", self.where, number, exc_info=error)
+        text = f"{described(error)}{raised_at(error, self._function)}"
         return DataError(
-            f"{self.where} (source {self._name!r}): item {number}: the function raised {described(error)}",
+            f"{self.where} (source {self._name!r}): item {number}: the function raised {text}",
             hint=f"mend the cause and start the same run again: it goes on at item {number}",
         )
 

@@ -7,9 +7,10 @@ tried again like any other. When too many calls fail it is the check that is bro
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import partial
@@ -19,14 +20,17 @@ import anyio
 
 from asyncgen.config import FunctionValidator, Validation
 from asyncgen.errors import ConfigError, TooManyRejections
-from asyncgen.functions import described, find_function
+from asyncgen.functions import described, find_function, raised_at
 from asyncgen.records import Completion, Message, Verdict
 from asyncgen.tasks import ends_this_task
 from asyncgen.validators.answers import Answer, CheckFailed, Failures, read_answer
 from asyncgen.validators.apart import wait_apart
+from asyncgen.validators.blocking import watched
 from asyncgen.validators.judge import BUILT_IN, KINDS
 from asyncgen.validators.quality import low_quality, mean
 from asyncgen.validators.threads import Threads
+
+_log = logging.getLogger(__name__)
 
 __all__ = ["Count", "FunctionCheck", "Functions", "load_function", "load_functions"]
 
@@ -97,6 +101,11 @@ class Functions:
         """Those that stopped the run, by their names in ``input_files``."""
         return tuple(check.key for check in self._checks if check.given_up)
 
+    @property
+    def blocked(self) -> Mapping[str, float]:
+        """Seconds for which each kept everybody else from the event loop; those that did not are left out."""
+        return {check.name: check.blocked for check in self._checks if check.blocked}
+
     async def ask(self, verdict: Verdict, count: Count) -> Verdict:
         """``verdict``, which accepts a text, or the first check's reasons against it; and the whole quality score.
 
@@ -138,6 +147,8 @@ class FunctionCheck:
         self._threads = Threads(name)
         self._most_left_behind = max(LEFT_BEHIND, settings.concurrency)
         self._failures = Failures()
+        self.blocked = 0.0
+        """Seconds for which it kept everybody else from the event loop."""
         self.given_up = False
         """Whether it failed so often that it stopped the run."""
 
@@ -149,21 +160,26 @@ class FunctionCheck:
             try:
                 answer = await self._call(_copied(completion))
             except Exception as error:  # noqa: BLE001  # whatever it is: this text's check failed
-                self._failed(error)
-                return Answer((_said(error),))
+                _log.debug("the check %r failed", self.name, exc_info=error)
+                said = self._said(error)
+                self._failed(error, said)
+                return Answer((said,))
             finally:
                 count(self.name, time.monotonic() - began)
             self._failures.add(failed=False)
             return answer
+
+    def _blocked(self, seconds: float) -> None:
+        self.blocked += seconds
 
     async def _call(self, completion: Completion) -> Answer:
         """What the function answers. Raises CheckFailed, or what the function raises."""
         with anyio.move_on_after(self._timeout):
             try:
                 if self._is_async:
-                    return read_answer(await wait_apart(partial(self._function, completion), self.name))
+                    return read_answer(await self._wait(partial(self._function, completion)))
                 value = await self._threads.run(partial(self._function, completion))
-                return read_answer(await wait_apart(lambda: value, self.name) if inspect.isawaitable(value) else value)
+                return read_answer(await self._wait(lambda: value) if inspect.isawaitable(value) else value)
             except BaseException as error:
                 # sys.exit() must not end the program, nor a cancellation of the function's own making this task.
                 if isinstance(error, Exception) or ends_this_task(error):
@@ -171,14 +187,21 @@ class FunctionCheck:
                 raise CheckFailed(f"raised {described(error)}") from error
         raise CheckFailed(f"took longer than {self._timeout:g} s")
 
-    def _failed(self, error: Exception) -> None:
+    async def _wait(self, begin: Callable[[], Awaitable[object]]) -> object:
+        return await wait_apart(lambda: watched(begin(), self._blocked), self.name)
+
+    def _failed(self, error: Exception, said: str) -> None:
         if self._failures.add(failed=True) and not self.given_up:
             self.given_up = True  # one error is enough: others may end before the run does
             raise TooManyRejections(
                 f"the check {self.name!r} failed in {self._failures.failed} of its last {self._failures.calls} calls; "
-                f"the last one {_said(error)}",
+                f"the last one {said}",
                 hint="mend the function, then run again",
             ) from error
+
+    def _said(self, error: Exception) -> str:
+        """The error as the end of a sentence that begins with the name of the check, and where it was raised."""
+        return _said(error) + raised_at(error.__cause__ or error, self._function.func)
 
     async def _wait_while_stuck(self) -> None:
         """Calls that took too long leave their threads behind; there must not be ever more of them. When there are too
