@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
+from itertools import islice
 
 from asyncgen import seeds
 from asyncgen.config import Config
@@ -122,7 +123,7 @@ class Ordering:
             self._recent_rejected -= not self._recent[0]
         self._recent.append(accepted)
         self._recent_rejected += not accepted
-        self._worried = self._worried or [*self._recent][-FIRST_LOOK:].count(False) >= WORRYING
+        self._worried = self._worried or _rejected_of_late(self._recent) >= WORRYING
         if not accepted and len(self._recent) == HOPELESS_AFTER:
             self._hopeless = self._recent_rejected / HOPELESS_AFTER > self._config.max_rejection_rate
         return self._record(verdict)
@@ -161,3 +162,7 @@ class Ordering:
         return Rejection(
             **{f.name: getattr(story, f.name) for f in fields(Story)}, reasons=(*prompt.history, verdict.reasons)
         )
+
+
+def _rejected_of_late(recent: deque[bool]) -> int:
+    return sum(not accepted for accepted in islice(reversed(recent), FIRST_LOOK))

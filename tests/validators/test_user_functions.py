@@ -156,7 +156,7 @@ async def check(completion):
 """,
     )
     found = await decide(asking(path), prompts=300)
-    assert refused(found) == dict.fromkeys((7, 107, 207), "check: raised ValueError: no idea")
+    assert refused(found) == dict.fromkeys((7, 107, 207), "check: raised ValueError: no idea (checks.py:5)")
     again = await decide(asking(path, max_attempts=2), prompts=300)
     assert not refused(again), "it is tried again like any other"
 
