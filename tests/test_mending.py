@@ -42,7 +42,7 @@ def test_a_run_that_may_be_hopeless_says_so_once_long_before_it_stops(tmp_path: 
     assert done.returncode == 4, done.stderr
     assert done.stderr.count("; the run stops at 181 of 200\n") == 1
     (line,) = [line for line in done.stderr.splitlines() if line.endswith("the run stops at 181 of 200")]
-    assert re.match(r"\d+ of the last \d+ prompts were rejected, most for: too short \(\d+\)", line)
+    assert re.match(r"\d+ of the last \d+ prompts were rejected, most for: .*too short \(\d+\)", line)
     assert 20 <= int(line.split()[0]) <= 60
     done = program("run", *ECHO, "--num-stories", "60", "--output-path", "good.jsonl", cwd=tmp_path)
     assert "the run stops at" not in done.stderr
