@@ -66,7 +66,7 @@ async def test_plain_lines_where_there_is_no_terminal() -> None:
     with anyio.move_on_after(0.2):
         await plain_lines(out, every=0.05)(Flow())
     line = out.getvalue().splitlines()[0]
-    assert line.startswith("60 of 200 stories, about 4 min 40 s left | generator busy 97%, starved 0%, 80 tokens/s now")
+    assert line.startswith("60 of 200 stories, about 5 min 1 s left | generator busy 97%, starved 0%, 80 tokens/s now")
     assert "refused missing words 20, too short 10 | memory " in line
 
 

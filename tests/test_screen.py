@@ -100,7 +100,7 @@ def is_bar(line: str, columns: int, end: str) -> bool:
     return line.startswith(" 30%|") and line.endswith(end) and len(line) == columns - 1 and line.count("%|") == 1
 
 
-def shows(canvas: Canvas, before: list[str], columns: int, end: str = ", about 4 min 40 s left]") -> None:
+def shows(canvas: Canvas, before: list[str], columns: int, end: str = ", about 5 min 1 s left]") -> None:
     """Asserts that the terminal shows these lines, the bar and all figures, each once, and nothing else."""
     rows = canvas.rows
     at = len(before)
