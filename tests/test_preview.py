@@ -132,6 +132,6 @@ def test_a_check_that_always_fails_does_not_hide_the_attempts(tmp_path: Path) ->
     done = asyncgen("preview", "-n", "20", "--generate", *flags, cwd=tmp_path, env=without_torch(tmp_path))
     assert done.returncode == 4
     assert done.stdout.count("index ") == 20
-    assert done.stdout.count("  bad: raised KeyError: 'oops'\n") >= 8, "those of the batches before"
+    assert done.stdout.count("  bad: raised KeyError: 'oops' (mine.py:2)\n") >= 8, "those of the batches before"
     assert "the check 'bad' failed in 20 of its last 20 calls" in done.stderr
     assert "kept" not in done.stderr
