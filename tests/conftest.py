@@ -9,6 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+for name in ("CI", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES"):
+    os.environ.pop(name, None)  # they change what a person sees; a test that means one sets it
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads slow each other down when tests run in parallel
 
 ENDING_SECONDS = 5.0

@@ -35,8 +35,6 @@ class Terminal:
         self._main, terminal = pty.openpty()
         self._set_size(columns, rows)
         variables = environment(**{"TERM": "xterm"} | (env or {}))
-        for name in {"CI", "NO_COLOR"} - (env or {}).keys():
-            variables.pop(name, None)
         self.process = subprocess.Popen(
             [sys.executable, *arguments], cwd=cwd, env=variables, stdin=terminal, stdout=terminal, stderr=terminal
         )

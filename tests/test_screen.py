@@ -81,8 +81,6 @@ class Canvas:
 def canvas(monkeypatch: pytest.MonkeyPatch) -> Iterator[Canvas]:
     """Of the figures only those of the snapshot are shown."""
     found = Canvas()
-    for name in ("CI", "NO_COLOR"):
-        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(recent, "_resident", lambda: 0)
     yield found
     found.close()
