@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TEST_STAMP := $(VENV)/.installed-test
+BENCH_STAMP := $(VENV)/.installed-bench
 # Two OpenMP threads that spin while another process runs slow each other down forty-fold; waiting passively they do not.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test check model bench docs dist clean
+.PHONY: demo test check model bench bench-engines docs dist clean
 
 demo: $(STAMP)  ## make a hundred stories with the bundled model and show three of them
 	$(BIN)/python -m asyncgen run configs/quickstart.yaml
@@ -26,10 +27,17 @@ model: $(TEST_STAMP)  ## train the bundled model again, from its corpus to its w
 	MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=67108864 MALLOC_ARENA_MAX=1 \
 	GOMP_SPINCOUNT=0 $(BIN)/python -m tools.bedtime_tiny.train
 
-bench: $(TEST_STAMP)  ## what the README's numbers come from
+# The engines take about a quarter of an hour on two cores, the rest some minutes.
+bench: $(BENCH_STAMP)  ## what the README's numbers come from
 	$(BIN)/python -m benchmarks.pipeline
 	$(BIN)/python -m benchmarks.overlap
 	$(BIN)/python -m benchmarks.dashboard_cost
+	$(BIN)/python -m benchmarks.engines --model 6m --workload A
+
+bench-engines: $(BENCH_STAMP)  ## every workload and model, written into benchmarks/results: over an hour
+	for workload in A B C; do $(BIN)/python -m benchmarks.engines --workload $$workload --write || exit; done
+	for model in 30m bundled; do $(BIN)/python -m benchmarks.engines --model $$model --write || exit; done
+	$(BIN)/python -m benchmarks.engines --busy --write
 
 docs: $(STAMP)  ## write what documentation is written from the code
 	$(BIN)/python -m tools.write_docs
@@ -49,4 +57,9 @@ $(STAMP): pyproject.toml constraints.txt
 $(TEST_STAMP): pyproject.toml constraints.txt $(STAMP)
 	@echo "installing what the tests need into $(VENV): half a GB more"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+$(BENCH_STAMP): pyproject.toml constraints.txt $(TEST_STAMP)
+	@echo "installing what the benchmarks compare with into $(VENV): 150 MB more"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	@touch $@
