@@ -25,6 +25,7 @@ from pydantic import (
     model_validator,
 )
 
+from asyncgen.records import Sampling
 from asyncgen.resources import BUNDLED_MODEL
 
 __all__ = [
@@ -173,10 +174,18 @@ class Generation(_Section):
     """Keep this many likeliest tokens; 0 keeps all."""
     min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Drop tokens less likely than this share of the likeliest one's probability; 0.0 drops none."""
+    repetition_penalty: Annotated[float, Field(gt=0, le=100)] = 1.0
+    """Above 1.0 makes tokens that prompt or answer already hold less likely, as in CTRL (Keskar et al. 2019) and
+    transformers; 1.0 changes nothing."""
     max_new_tokens: Annotated[int, Field(ge=1)] = 512
     """Longest text, in tokens."""
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """Texts that end a generation; they are not part of the result."""
+
+    @property
+    def sampling(self) -> Sampling:
+        """How a prompt is sampled that does not say so itself."""
+        return Sampling(self.temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty)
 
 
 class Readability(_Section):

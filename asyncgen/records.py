@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypedDict
@@ -16,6 +17,7 @@ __all__ = [
     "Prompt",
     "Record",
     "Rejection",
+    "Sampling",
     "Story",
     "Verdict",
 ]
@@ -45,6 +47,39 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the tokens of one answer are picked; the filters apply in the order in which they stand here.
+
+    Raises ValueError for what means nothing.
+    """
+
+    temperature: float = 0.8
+    """Divides the logits; 0 always takes the likeliest token, whatever the filters."""
+    top_k: int = 0
+    """Keep this many likeliest tokens, and those that tie with the last of them; 0 keeps all."""
+    top_p: float = 1.0
+    """Keep the likeliest tokens that together reach this probability, and those that tie with the last of them."""
+    min_p: float = 0.0
+    """Drop tokens less likely than this share of the likeliest one's probability; 0 drops none."""
+    repetition_penalty: float = 1.0
+    """Above 1 makes tokens that prompt or answer hold less likely, below 1 likelier; comes before the temperature."""
+    logprobs: bool = False
+    """Report how likely the model found each token."""
+
+    def __post_init__(self) -> None:
+        allowed = {
+            "temperature": (0 <= self.temperature < math.inf, "0 or more"),
+            "top_k": (self.top_k >= 0, "0 or more"),
+            "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
+            "min_p": (0 <= self.min_p <= 1, "at least 0 and at most 1"),
+            "repetition_penalty": (0 < self.repetition_penalty < math.inf, "above 0"),
+        }
+        for name, (good, what) in allowed.items():
+            if not good:
+                raise ValueError(f"Sampling.{name}: found {getattr(self, name)!r}, expected {what}")
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """One attempt at one index of the plan."""
 
@@ -53,6 +88,8 @@ class Prompt:
     seed: int = 0
     """Sampling seed of this attempt, 63 bits."""
     max_new_tokens: int = 512
+    sampling: Sampling | None = None
+    """How this one is sampled; None: as the run says."""
     attempt: int = 1
     selected_words: Mapping[str, str] = field(default_factory=dict)
     """Placeholder -> word, as ``{"word1": "moon"}``; empty if the source has none."""
@@ -97,6 +134,9 @@ class Completion:
     """Why there is no text, if ``finish_reason`` is ``error``; such an attempt is rejected with this reason."""
     retryable: bool = True
     """False when another attempt cannot differ (a prompt that does not fit, say)."""
+    logprobs: tuple[float, ...] = ()
+    """Log-probability of each token generated, by the model's own softmax: before penalty, temperature and filters.
+    Empty unless the prompt's sampling asks for them."""
 
 
 @dataclass(frozen=True, slots=True)

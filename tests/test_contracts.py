@@ -30,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "records": {"seeds"},
     "metrics": {"records", "errors"},
     "packing": {"records", "errors"},
-    "config": {"resources"},
+    "config": {"records", "resources"},
     "yaml_file": {"errors"},
     "config_tree": {"config"},
     "config_problems": {"config", "config_tree", "yaml_file"},

@@ -1,6 +1,6 @@
 """One batch while ``model.generate`` runs: what each row has said so far, and the two hooks that decide.
 
-``Chooser`` (a logits processor) adds each record's own noise, so that generate's argmax picks what we sampled;
+``Chooser`` (a logits processor) samples each record by itself and leaves generate's argmax no choice;
 ``Watch`` (a stopping criterion) reads the tokens that were picked and says which rows have ended. Rows that hold no
 prompt (fillers) end at once.
 """
@@ -17,8 +17,8 @@ from torch import Tensor
 from transformers import LogitsProcessor, StoppingCriteria
 
 from asyncgen.backends.chat import Chat, cut_at_stop
-from asyncgen.backends.sampling import SamplingParameters, perturb, token_keys
-from asyncgen.records import Completion, FinishReason, Prompt
+from asyncgen.backends.sampling import Needs, Sampler, SamplingParameters
+from asyncgen.records import Completion, FinishReason, Prompt, Sampling
 
 __all__ = ["Chooser", "Row", "Watch"]
 
@@ -35,6 +35,8 @@ class Row:
     """None while it goes on."""
     error: str = ""
     seconds: float = 0.0
+    logprobs: list[float] = field(default_factory=list)
+    """One for each token, if the prompt asks for them."""
 
     def end(self, reason: FinishReason, error: str = "") -> None:
         """Ends the row now."""
@@ -51,32 +53,61 @@ class Row:
         cut = cut_at_stop(text, chat.stops)
         if cut is not None:
             text, reason = cut, "stop"
-        return Completion(self.prompt, text.strip(), len(self.tokens), self.seconds, reason)
+        return Completion(
+            self.prompt, text.strip(), len(self.tokens), self.seconds, reason, logprobs=tuple(self.logprobs)
+        )
 
 
 class Chooser(LogitsProcessor):
-    """Turns logits [B, V] into scores whose argmax is each row's sampled token.
+    """Turns logits [B, V] into scores that are minus infinity but at each row's sampled token.
 
-    A row whose logits are not finite is noted in ``broken`` and gets harmless scores; its neighbours never see it.
+    ``prompts`` are the rows' token ids without padding; rows beyond them are fillers. A row whose logits are not
+    finite is noted in ``broken``; its neighbours never see it.
     """
 
-    def __init__(self, seeds: Sequence[int], parameters: SamplingParameters, device: torch.device) -> None:
+    def __init__(self, prompts: Sequence[Prompt], rows: int, *, default: Sampling, device: torch.device) -> None:
+        fillers = rows - len(prompts)
+        self._samplings = [prompt.sampling or default for prompt in prompts]
+        self._prompts, self._device = prompts, device
+        self._needs = Needs.of(self._samplings)
+        self._parameters = SamplingParameters.of(self._samplings + [Sampling(0.0)] * fillers, device)
+        seeds = [prompt.seed for prompt in prompts] + [0] * fillers
         self._seeds = torch.tensor(seeds, dtype=torch.int64, device=device)
-        self._parameters = parameters
-        self._step = 0
-        self.broken = torch.zeros(len(seeds), dtype=torch.bool, device=device)
+        self._positions = torch.full_like(self._seeds, -1)
+        self._sampler: Sampler | None = None
+        self._seen: Tensor | None = None
+        self._scores = torch.empty(0)
+        self._tokens = torch.empty(0, dtype=torch.int64)
+        self.broken = torch.zeros(rows, dtype=torch.bool, device=device)
+        self.logprobs: Tensor | None = None
+        """float32 [B] of the tokens picked last, if some row asks for them."""
+
+    def asks_for_logprobs(self, row: int) -> bool:
+        """Whether that row's completion is to have them."""
+        return self._samplings[row].logprobs
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Scores for the next position."""
-        device = self._seeds.device
-        logits = scores.to(device)
-        # A logit may be -inf (a token ruled out); NaN, +inf, or nothing finite at all is an error.
-        self.broken = ~logits.amax(dim=-1).isfinite()
-        logits = logits.masked_fill(self.broken[:, None], 0.0)
-        positions = torch.full_like(self._seeds, self._step)
-        self._step += 1
-        keys = token_keys(logits.shape[-1], device)
-        return perturb(logits, self._seeds, positions, keys, self._parameters).to(input_ids.device)
+        """Scores for the next position. Valid until the next call."""
+        logits = scores.to(self._device)
+        if self._sampler is None:
+            self._sampler = Sampler(logits.shape[0], logits.shape[1], self._device)
+            self._scores = torch.full_like(scores, -torch.inf)
+            self._seen = self._seen_in_prompts(logits) if self._needs.penalty else None
+        else:
+            self._scores.scatter_(1, self._tokens, -torch.inf)
+            if self._seen is not None:
+                self._seen.scatter_(1, self._tokens.to(self._device), True)
+        self._positions += 1
+        picked = self._sampler.pick(logits, self._seeds, self._positions, self._parameters, self._needs, self._seen)
+        self.broken, self.logprobs = picked.broken, picked.logprobs
+        self._tokens = picked.tokens[:, None].to(input_ids.device)
+        return self._scores.scatter_(1, self._tokens, 0.0)
+
+    def _seen_in_prompts(self, logits: Tensor) -> Tensor:
+        seen = torch.zeros(logits.shape, dtype=torch.bool, device=self._device)
+        for row, prompt in enumerate(self._prompts):
+            seen[row, list(prompt.prepared.token_ids)] = True
+        return seen
 
 
 class Watch(StoppingCriteria):
@@ -108,8 +139,11 @@ class Watch(StoppingCriteria):
         going = [(row, place) for place, row in enumerate(self._rows) if row.reason is None]
         before = sum(len(row.tokens) for row, _ in going)
         latest, broken = input_ids[:, -1].tolist(), self._chooser.broken.tolist()
+        logprobs = None if self._chooser.logprobs is None else self._chooser.logprobs.tolist()
         for row, place in going:
             self._advance(row, latest[place], broken=broken[place])
+            if logprobs is not None and self._chooser.asks_for_logprobs(place) and len(row.logprobs) < len(row.tokens):
+                row.logprobs.append(logprobs[place])
         self._progress(
             sum(len(row.tokens) for row, _ in going) - before, sum(row.reason is not None for row, _ in going)
         )

@@ -38,7 +38,6 @@ from asyncgen.backends.decoding import Chooser, Row, Watch
 from asyncgen.backends.loading import Loaded
 from asyncgen.backends.memory import TokenBudget, kv_bytes_per_token, rows_that_fit
 from asyncgen.backends.meter import Meter
-from asyncgen.backends.sampling import SamplingParameters
 from asyncgen.config import Config
 from asyncgen.errors import BackendFailed, ModelError, PromptRefused, PromptTooLong
 from asyncgen.packing import PromptPool
@@ -187,10 +186,9 @@ class Static:
         loaded = self._loaded
         answers = [Row(prompt, began) for prompt in part]
         ids, mask = _left_padded([prompt.prepared.token_ids for prompt in part], rows, length, loaded.pad_id)
-        seeds = [prompt.seed for prompt in part] + [0] * (rows - len(part))
         # mps knows no float64, so the noise is computed beside it.
         device = torch.device("cpu") if loaded.device.type == "mps" else loaded.device
-        chooser = Chooser(seeds, SamplingParameters.uniform(self._generation, rows, device), device)
+        chooser = Chooser(part, rows, default=self._generation.sampling, device=device)
         watch = Watch(
             answers,
             rows,

@@ -9,8 +9,8 @@ What each field of the configuration does to the records (``RULES``):
 
     records   seed; system_prompt; sources: kind, name, weight, parameters; use_k_shot, k_shot_count, k_shot_rotate;
               ensure_diversity; max_attempts; record_messages; generation: temperature, top_p, top_k, min_p,
-              max_new_tokens, stop; validation: all but what is named below; backend: dtype, revision, quantization,
-              trust_remote_code; echo: bad_share, distinct, context_length
+              repetition_penalty, max_new_tokens, stop; validation: all but what is named below; backend: dtype,
+              revision, quantization, trust_remote_code; echo: bad_share, distinct, context_length
     input     vocabulary_path, features_path, conversation_path, template; sources: path, function; validation:
               banned_words_path, readability.known_words_path, functions.function; model_name, if ``inputs`` has
               a ``model`` (a directory); a hub id is compared as it stands
@@ -68,6 +68,7 @@ RULES: dict[str, Rule] = {
     "generation.top_p": "records",
     "generation.top_k": "records",
     "generation.min_p": "records",
+    "generation.repetition_penalty": "records",
     "generation.max_new_tokens": "records",
     "generation.stop": "records",
     "system_prompt": "records",

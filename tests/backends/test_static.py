@@ -7,6 +7,7 @@ import random
 import re
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from asyncgen.backends import open_backend
 from asyncgen.backends.chat import render_plain
-from asyncgen.backends.sampling import SamplingParameters, perturb, token_keys
 from asyncgen.backends.static import Static
-from asyncgen.config import Generation
 from asyncgen.errors import ModelError, PromptTooLong
-from asyncgen.records import Message, Prompt
+from asyncgen.records import Message, Prompt, Sampling
+from tests.backends.exact import pick
 from tests.backends.helpers import (
-    VOCABULARY,
     collect,
     complete,
     config_for,
@@ -37,7 +36,7 @@ from tests.backends.helpers import (
 MODELS = ("llama", "qwen2", "gpt2")
 
 
-def generate_alone(directory: Path, messages: Sequence[Message], new_tokens: int) -> tuple[str, int]:
+def generate_alone(directory: Path, messages: Sequence[Message], new_tokens: int, **options: Any) -> tuple[str, int]:
     """Text and token count that transformers alone makes of one conversation, unpadded and greedy."""
     model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
     tokenizer: Any = AutoTokenizer.from_pretrained(directory)
@@ -47,7 +46,9 @@ def generate_alone(directory: Path, messages: Sequence[Message], new_tokens: int
         ids = [tokenizer.bos_token_id, *tokenizer(render_plain(messages), add_special_tokens=False)["input_ids"]]
     prompt = torch.tensor([ids])
     mask = torch.ones_like(prompt)
-    out = model.generate(prompt, attention_mask=mask, max_new_tokens=new_tokens, do_sample=False, pad_token_id=0)
+    out = model.generate(
+        prompt, attention_mask=mask, max_new_tokens=new_tokens, do_sample=False, pad_token_id=0, **options
+    )
     new = out[0, len(ids) :].tolist()
     if tokenizer.eos_token_id in new:
         new = new[: new.index(tokenizer.eos_token_id)]
@@ -65,32 +66,77 @@ def test_greedy_batches_equal_one_by_one_generate(model: Path) -> None:
     assert {c.finish_reason for c in found if c.tokens < 24} <= {"stop"}
 
 
+def sample_alone(model: Any, prompt: Prompt, sampling: Sampling, count: int) -> tuple[list[int], list[float]]:
+    """Tokens and their log-probabilities by whole forward passes without a cache, of one prompt without padding."""
+    tokens, logprobs = list(prompt.prepared.token_ids), []
+    for position in range(count):
+        with torch.inference_mode():
+            logits = model(torch.tensor([tokens])).logits[:, -1]
+        seen = torch.zeros(logits.shape, dtype=torch.bool)
+        seen[:, tokens] = True
+        token = int(pick(logits, [sampling], [prompt.seed], [position], seen=seen).tokens)
+        logprobs.append(float(logits.double().log_softmax(-1)[0, token]))
+        tokens.append(token)
+    return tokens[len(prompt.prepared.token_ids) :], logprobs
+
+
 @pytest.mark.parametrize("model", MODELS, indirect=True)
 def test_each_token_is_sampled_by_its_own_seed_and_position(model: Path) -> None:
-    """Against whole forward passes without a cache, one prompt at a time."""
-    generation = Generation(temperature=0.9, top_k=100, top_p=0.95, min_p=0.01)
-    parameters = SamplingParameters.uniform(generation, 1, torch.device("cpu"))
-    keys = token_keys(VOCABULARY, torch.device("cpu"))
+    options: dict[str, Any] = {
+        "temperature": 0.9,
+        "top_k": 100,
+        "top_p": 0.95,
+        "min_p": 0.01,
+        "repetition_penalty": 1.2,
+    }
+    config = config_for(model, **options)
     plain: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
 
-    def sample(prompt: Prompt, count: int) -> list[int]:
-        tokens = list(prompt.prepared.token_ids)
-        for position in range(count):
-            with torch.inference_mode():
-                logits = plain(torch.tensor([tokens])).logits[:, -1]
-            place, seed = torch.tensor([position]), torch.tensor([prompt.seed])
-            tokens.append(int(perturb(logits, seed, place, keys, parameters).argmax()))
-        return tokens[len(prompt.prepared.token_ids) :]
-
     async def main() -> None:
-        options = generation.model_dump(include={"temperature", "top_k", "top_p", "min_p"})
-        async with open_backend(config_for(model, **options)) as backend:
+        async with open_backend(config) as backend:
             assert isinstance(backend, Static)
             for completion in await complete(backend, make_prompts(backend, make_messages(4), 12)):
-                expected = backend._chat.decode(sample(completion.prompt, completion.tokens))
-                assert completion.text == expected
+                tokens, _ = sample_alone(plain, completion.prompt, config.generation.sampling, completion.tokens)
+                assert completion.text == backend._chat.decode(tokens)
+                assert completion.logprobs == ()
 
     anyio.run(main)
+
+
+@pytest.mark.parametrize("model", MODELS, indirect=True)
+def test_prompts_may_be_sampled_each_in_its_own_way(model: Path) -> None:
+    own = [
+        None,
+        Sampling(0.0, logprobs=True),
+        Sampling(1.5, top_k=20, repetition_penalty=1.4),
+        Sampling(0.8, top_p=0.9, logprobs=True),
+        Sampling(0.0, repetition_penalty=1.3, logprobs=True),
+        Sampling(1.0, min_p=0.1),
+    ]
+    config = config_for(model, temperature=0.7, repetition_penalty=0.9)
+    plain: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+
+    async def main() -> None:
+        async with open_backend(config) as backend:
+            assert isinstance(backend, Static)
+            prompts = make_prompts(backend, make_messages(len(own)), 12)
+            prompts = [replace(prompt, sampling=sampling) for prompt, sampling in zip(prompts, own, strict=True)]
+            for completion, sampling in zip(await complete(backend, prompts), own, strict=True):
+                used = sampling or config.generation.sampling
+                tokens, logprobs = sample_alone(plain, completion.prompt, used, completion.tokens)
+                assert completion.text == backend._chat.decode(tokens)
+                assert completion.logprobs == (pytest.approx(logprobs, abs=1e-4) if used.logprobs else ())
+
+    anyio.run(main)
+
+
+@pytest.mark.parametrize("model", MODELS, indirect=True)
+def test_a_penalty_is_that_of_generate(model: Path) -> None:
+    conversations = make_messages(6, first=2)
+    found = run(config_for(model, max_new_tokens=20, repetition_penalty=1.5), conversations)
+    expected = [generate_alone(model, messages, 20, repetition_penalty=1.5) for messages in conversations]
+    assert [(c.text, c.tokens) for c in found] == expected
+    assert [c.text for c in found] != [c.text for c in run(config_for(model, max_new_tokens=20), conversations)]
 
 
 @pytest.mark.parametrize("model", MODELS, indirect=True)

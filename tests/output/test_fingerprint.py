@@ -41,6 +41,7 @@ CHANGES: dict[str, tuple[Any, ...]] = {
     "generation.top_p": ({"top_p": 0.5},),
     "generation.top_k": ({"top_k": 5},),
     "generation.min_p": ({"min_p": 0.5},),
+    "generation.repetition_penalty": ({"repetition_penalty": 1.2},),
     "generation.max_new_tokens": ({"max_new_tokens": 64},),
     "generation.stop": ({"stop": ("The end",)},),
     "system_prompt": ("Be kind.",),
