@@ -1,0 +1,284 @@
+"""The engine itself, without threads or streams: rows go in, steps are made, rows that have ended come out.
+
+S slots share one cache. ``admit`` computes the prompts of a group of rows and samples their first tokens, ``step``
+computes one more token of every row; both return the rows that have ended with it, whose slots are free at once.
+Whatever a row gets is a function of its prompt alone (on a CPU, in float32, to the bit): see ``attention``.
+
+What a step needs lies in tensors on the model's device, one element a slot: the latest token, the number of tokens in
+the cache, where the prefix ends, the seed, the sampling parameters. The host keeps, beside them, which row is where.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from asyncgen.backends.decoding import Row
+from asyncgen.backends.sampling import Needs, Sampler, SamplingParameters
+from asyncgen.backends.slots.attention import Partials
+from asyncgen.backends.slots.cache import PAGE, Cache, LayerShape, pages_for
+from asyncgen.backends.slots.passes import Decode, Prefill, Prefix, forward
+from asyncgen.records import Sampling
+
+__all__ = ["Decoder", "Seat"]
+
+LANES = 16
+"""The lanes of a step are a multiple of this: products of fewer than eight rows, and loops whose last elements do not
+fill a vector, round differently."""
+
+WASTE = 0.2
+"""Share of the pages computed that may be holes."""
+
+
+@dataclass(slots=True)
+class Seat:
+    """A row in a slot."""
+
+    row: Row
+    own: tuple[int, ...]
+    """The prompt's tokens behind the prefix."""
+    prefix: Prefix | None
+    sampling: Sampling
+    reserved: int = 0
+    slot: int = -1
+    length: int = 0
+    """Tokens in the cache."""
+    pages: list[int] = field(default_factory=list)
+
+    def pages_needed(self) -> int:
+        """Pages it may need in the end; the last token is never written."""
+        return pages_for(len(self.own) + self.row.prompt.max_new_tokens - 1)
+
+
+class Decoder:
+    """S slots of one model."""
+
+    def __init__(
+        self, model: Any, layers: Sequence[LayerShape], *, slots: int, pages: int, vocabulary: int, settle: Any
+    ) -> None:
+        """``settle(row, token, broken)`` is told each new token and ends the row if it is the last."""
+        self._model = model
+        self.device: torch.device = model.device
+        self.slots = slots
+        self._settle = settle
+        dtype = model.dtype
+        self.cache = Cache(layers, pages, dtype, self.device)
+        rooms = {layer: Partials.room(layer, pages, dtype, self.device) for layer in dict.fromkeys(layers)}
+        self._rooms = [rooms[layer] for layer in layers]
+        self._neutral = pages
+        size = slots + LANES  # the last ones are never a row's
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.int64, device=self.device)
+
+        self._tokens, self._lengths, self._starts = zeros(size), zeros(size), zeros(size)
+        self._seeds, self._drawn = zeros(size), zeros(size)
+        self._table = torch.full((size, 8), self._neutral, dtype=torch.int64, device=self.device)
+        self._table[slots:, 0] = 0
+        self._parameters = SamplingParameters.of([Sampling()] * size, self.device)
+        self._sampler = Sampler(size, vocabulary, self.device)
+        self._seen: Tensor | None = None
+        self._vocabulary = vocabulary
+        self._free = list(range(slots - 1, -1, -1))
+        self._seats: dict[int, Seat] = {}
+        self._width = 1
+        self._changed = True
+
+    @property
+    def seats(self) -> Iterable[Seat]:
+        """The rows that run."""
+        return self._seats.values()
+
+    @property
+    def free(self) -> int:
+        """Slots without a row."""
+        return len(self._free)
+
+    @property
+    def live(self) -> int:
+        """Slots with a row."""
+        return len(self._seats)
+
+    def fits(self, seat: Seat) -> bool:
+        """Whether there is a slot for it, and pages."""
+        return bool(self._free) and seat.pages_needed() <= self.cache.pages.room
+
+    def prefix(self, tokens: tuple[int, ...]) -> Prefix:
+        """Computes a shared beginning."""
+        run = Prefill([len(tokens)], None, self.device)
+        self._prefill(tokens, [0], run, torch.zeros(1, dtype=torch.int64, device=self.device))
+
+        def heads_first(each: Tensor) -> Tensor:
+            return each[: len(tokens)].transpose(0, 1)[None].contiguous()
+
+        return Prefix(tokens, [heads_first(each) for each in run.keys], [heads_first(each) for each in run.values])
+
+    def admit(self, seats: Sequence[Seat]) -> list[Row]:
+        """Computes the prompts of ``seats``, which have the same prefix or none, and their first tokens."""
+        prefix = seats[0].prefix
+        packed = [token for seat in seats for token in seat.own]
+        lengths = [len(seat.own) for seat in seats]
+        ends = torch.tensor(lengths).cumsum(0) - 1
+        run = Prefill(lengths, prefix, self.device)
+        starts = [0 if prefix is None else len(prefix.tokens)] * len(seats)
+        for seat in seats:
+            self._seat(seat)
+        pages = torch.tensor([page for seat in seats for page in seat.pages for _ in range(PAGE)])
+        cells = torch.cat([torch.arange(len(seat.own)) + first for seat, first in zip(seats, _firsts(seats), strict=True)])
+        logits = self._prefill(packed, starts, run, ends, lengths)
+        at, offsets = pages[cells].to(self.device), (cells % PAGE).to(self.device)
+        for layer, (keys, values) in enumerate(zip(run.keys, run.values, strict=True)):
+            self.cache.write(layer, at, offsets, keys[: len(packed)], values[: len(packed)])
+        self.cache.bias[at, 0, offsets] = 0
+        lanes = torch.tensor([seat.slot for seat in seats], device=self.device)
+        self._write_state(lanes, seats, starts[0])
+        return self._sample(logits[: len(seats)], lanes, seats)
+
+    def step(self) -> list[Row]:
+        """One more token of every row."""
+        self._grow()
+        if self._changed:
+            self._arrange()
+        lanes, lengths = self._lanes, self._lengths[self._lanes]
+        region = self.cache.pages.region
+        pages = self._table[lanes, lengths // PAGE]
+        offsets = lengths % PAGE
+        self.cache.bias[pages, 0, offsets] = 0
+        run = Decode(
+            self.cache,
+            self._rooms,
+            pages=pages,
+            offsets=offsets,
+            table=self._table[lanes, : self._width],
+            owners=self._lane_of[self.cache.owners[:region]],
+            prefixes=self._prefixes,
+        )
+        logits = forward(self._model, self._tokens[lanes], self._starts[lanes] + lengths, run)
+        count = len(self._seats)
+        live = lanes[:count]
+        self._lengths[live] += 1
+        seats = list(self._order)
+        for seat in seats:
+            seat.length += 1
+        return self._sample(logits[:count], live, seats)
+
+    def remove(self, seat: Seat) -> None:
+        """Frees a row's slot."""
+        del self._seats[seat.slot]
+        self._free.append(seat.slot)
+        self._table[seat.slot].fill_(self._neutral)
+        self.cache.release(seat.pages, seat.reserved)
+        self._changed = True
+
+    def _prefill(
+        self, packed: Sequence[int], starts: Sequence[int], run: Prefill, keep: Tensor, lengths: Sequence[int] = ()
+    ) -> Tensor:
+        fill = -len(packed) % LANES
+        tokens = torch.tensor([*packed, *[0] * fill], device=self.device)
+        positions = torch.cat(
+            [torch.arange(start, start + length) for start, length in zip(starts, lengths or [len(packed)], strict=True)]
+            + [torch.zeros(fill, dtype=torch.int64)]
+        )
+        keep = torch.cat([keep, keep[:1].expand(-len(keep) % LANES)])
+        return forward(self._model, tokens, positions.to(self.device), run, keep.to(self.device))
+
+    def _seat(self, seat: Seat) -> None:
+        seat.slot = self._free.pop()
+        seat.length = len(seat.own)
+        seat.reserved = seat.pages_needed()
+        self.cache.pages.reserve(seat.reserved)
+        for _ in range(pages_for(len(seat.own))):
+            self._add_page(seat)
+        self._seats[seat.slot] = seat
+        self._changed = True
+
+    def _add_page(self, seat: Seat) -> None:
+        page = self.cache.take(seat.slot)
+        if len(seat.pages) == self._table.shape[1]:
+            more = torch.full_like(self._table, self._neutral)
+            self._table = torch.cat([self._table, more], dim=1)
+        self._table[seat.slot, len(seat.pages)] = page
+        seat.pages.append(page)
+
+    def _write_state(self, lanes: Tensor, seats: Sequence[Seat], start: int) -> None:
+        self._lengths[lanes] = torch.tensor([seat.length for seat in seats], device=self.device)
+        self._starts[lanes] = start
+        self._seeds[lanes] = torch.tensor([seat.row.prompt.seed for seat in seats], device=self.device)
+        self._drawn[lanes] = 0
+        self._parameters.write(lanes, [seat.sampling for seat in seats])
+        if any(seat.sampling.repetition_penalty != 1 for seat in seats):
+            if self._seen is None:
+                self._seen = torch.zeros((len(self._tokens), self._vocabulary), dtype=torch.bool, device=self.device)
+            for seat in seats:
+                prompt = (*(seat.prefix.tokens if seat.prefix else ()), *seat.own)
+                self._seen[seat.slot] = False
+                self._seen[seat.slot, torch.tensor(prompt, device=self.device)] = True
+
+    def _grow(self) -> None:
+        """Gives a page to every row whose next token begins one."""
+        for seat in self._seats.values():
+            if seat.length == len(seat.pages) * PAGE:
+                self._add_page(seat)
+                self._width = max(self._width, len(seat.pages))
+
+    def _arrange(self) -> None:
+        """Which slots are computed, and by which prefix: after rows came or went."""
+        for source, target in self.cache.compact(WASTE):
+            seat = self._seats[self.cache.pages.owners[target]]
+            place = seat.pages.index(source)
+            seat.pages[place] = target
+            self._table[seat.slot, place] = target
+        self._order = sorted(self._seats.values(), key=lambda seat: seat.slot)
+        slots = [seat.slot for seat in self._order]
+        slots += range(self.slots, self.slots + -len(slots) % LANES)
+        self._lanes = torch.tensor(slots, device=self.device)
+        self._lane_of = torch.zeros(len(self._tokens) + 1, dtype=torch.int64, device=self.device)
+        self._lane_of[self._lanes] = torch.arange(len(slots), device=self.device)
+        self._width = max(len(seat.pages) for seat in self._order)
+        members: dict[int, tuple[Prefix, list[int]]] = {}
+        for lane, seat in enumerate(self._order):
+            if seat.prefix is not None:
+                members.setdefault(id(seat.prefix), (seat.prefix, []))[1].append(lane)
+        self._prefixes: list[tuple[Prefix, Tensor | None]] = []
+        for prefix, lanes in members.values():
+            if len(lanes) == len(self._order):
+                self._prefixes.append((prefix, None))
+            else:
+                lanes += lanes[:1] * (-len(lanes) % LANES)
+                self._prefixes.append((prefix, torch.tensor(lanes, device=self.device)))
+        self._needs = Needs.of([seat.sampling for seat in self._order])
+        self._changed = False
+
+    def _sample(self, logits: Tensor, lanes: Tensor, seats: Sequence[Seat]) -> list[Row]:
+        """Samples the next token of ``seats``, which are in ``lanes``, and takes away those that have ended."""
+        needs = self._needs if len(seats) == len(self._seats) and not self._changed else Needs.of([s.sampling for s in seats])
+        seen = self._seen[lanes] if self._seen is not None and needs.penalty else None
+        picked = self._sampler.pick(
+            logits, self._seeds[lanes], self._drawn[lanes], self._parameters.select(lanes), needs, seen
+        )
+        self._tokens[lanes] = picked.tokens
+        self._drawn[lanes] += 1
+        if seen is not None and self._seen is not None:
+            self._seen[lanes, picked.tokens] = True
+        tokens, broken = picked.tokens.tolist(), picked.broken.tolist()
+        logprobs = [None] * len(tokens) if picked.logprobs is None else picked.logprobs.tolist()
+        ended = []
+        for seat, token, bad, logprob in zip(seats, tokens, broken, logprobs, strict=True):
+            self._settle(seat.row, token, bad, logprob)
+            if seat.row.reason is not None:
+                self.remove(seat)
+                ended.append(seat.row)
+        return ended
+
+
+def _firsts(seats: Sequence[Seat]) -> list[int]:
+    """Where each one's pages begin, in cells, if the pages of all are in one list."""
+    firsts, total = [], 0
+    for seat in seats:
+        firsts.append(total)
+        total += len(seat.pages) * PAGE
+    return firsts
