@@ -37,9 +37,11 @@ __all__ = [
     "FunctionValidator",
     "Generation",
     "JsonlSource",
+    "LocalModel",
     "PythonSource",
     "QualityWeights",
     "Readability",
+    "SlotsBackend",
     "Source",
     "StaticBackend",
     "TemplateSource",
@@ -98,7 +100,7 @@ class _Section(BaseModel):
     )
 
 
-class _LocalModel(_Section):
+class LocalModel(_Section):
     """Settings shared by the backends that run a transformers model in this process."""
 
     device: str = "auto"
@@ -115,20 +117,28 @@ class _LocalModel(_Section):
     """Run Python code that comes with the model. Off unless you have read that code; needs a pinned `revision`."""
 
     @model_validator(mode="after")
-    def _remote_code_is_pinned(self) -> _LocalModel:
+    def _remote_code_is_pinned(self) -> LocalModel:
         if self.trust_remote_code and self.revision is None:
             raise ValueError("trust_remote_code needs a pinned revision (a commit hash)")
         return self
 
 
-class AutoBackend(_LocalModel):
+class AutoBackend(LocalModel):
     """The fastest local backend that the model allows."""
 
     kind: Literal["auto"] = "auto"
-    """`auto`, `static` (works for every model) or `echo` (no model at all: for trying things out)."""
+    """`auto` (`slots` where the model allows it, else `static`), `slots` (our in-flight engine), `static` (works for
+    every model) or `echo` (no model at all: for trying things out)."""
 
 
-class StaticBackend(_LocalModel):
+class SlotsBackend(LocalModel):
+    """Our in-flight engine: rows that finish make room at once, shared beginnings are computed once."""
+
+    kind: Literal["slots"]
+    """`slots`."""
+
+
+class StaticBackend(LocalModel):
     """`model.generate` on length-sorted batches: works for every transformers causal language model."""
 
     kind: Literal["static"]
@@ -156,7 +166,10 @@ def _kind(section: Any) -> str:
 
 
 Backend = Annotated[
-    Annotated[AutoBackend, Tag("auto")] | Annotated[StaticBackend, Tag("static")] | Annotated[EchoBackend, Tag("echo")],
+    Annotated[AutoBackend, Tag("auto")]
+    | Annotated[SlotsBackend, Tag("slots")]
+    | Annotated[StaticBackend, Tag("static")]
+    | Annotated[EchoBackend, Tag("echo")],
     Discriminator(_kind),
 ]
 

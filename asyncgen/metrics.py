@@ -40,6 +40,12 @@ class BackendSnapshot:
     """Those of ``cells`` that were padding or dummy rows."""
     out_of_memory: int = 0
     """Batches that did not fit into memory and were tried again in parts."""
+    slots: int = 0
+    """Slots of an in-flight engine; 0 for backends that generate in batches."""
+    prefix_hits: int = 0
+    """Prompts whose shared beginning was computed already."""
+    prefix_misses: int = 0
+    """Shared beginnings that were computed."""
     device_bytes: int = 0
     """Memory of accelerators that the model's process holds; 0 without one."""
 

@@ -317,6 +317,20 @@ class PromptPool:
                 self._starving.tick(-1)
         return ()
 
+    async def take_some(self, rows: int) -> tuple[Prompt, ...]:
+        """At most ``rows`` of what waits, as soon as anything does; empty means that the pool is closed. For engines
+        that fill rows while others run: whether they starve meanwhile is theirs to say (``starve``).
+        """
+        while not self._closed:
+            if prompts := self.take_nowait(rows):
+                return prompts
+            await self._bell.wait()
+        return ()
+
+    def starve(self, takers: int) -> None:
+        """Records that so many takers more (or fewer) have nothing to do."""
+        self._starving.tick(takers)
+
     def drain(self) -> None:
         """Ends planning and lets go of every prompt above the highest index taken so far. What is left, retries among
         it, is what must be decided for everything taken to be written: output is in index order.

@@ -197,7 +197,8 @@ class Flow:
         refused: list[Completion] = []
         for draft in drafts:
             try:
-                ready.append(draft.with_prepared(self.backend.prepare(draft.messages, draft.max_new_tokens)))
+                prepared = self.backend.prepare(draft.messages, draft.max_new_tokens, draft.shared)
+                ready.append(draft.with_prepared(prepared))
             except (PromptTooLong, PromptRefused) as error:
                 refused.append(Completion(draft, "", 0, 0.0, "error", error=error.message, retryable=False))
         return ready, tuple(refused)

@@ -22,8 +22,9 @@ __all__ = [
     "Verdict",
 ]
 
-FinishReason = Literal["stop", "length", "error"]
-"""``stop``: end-of-text or a stop string; ``length``: the token limit; ``error``: no usable text, see ``error``."""
+FinishReason = Literal["stop", "length", "error", "cancelled"]
+"""``stop``: end-of-text or a stop string; ``length``: the token limit; ``error``: no usable text, see ``error``;
+``cancelled``: nobody wanted it any more."""
 
 
 class Message(TypedDict):
@@ -37,13 +38,14 @@ class Message(TypedDict):
 class Prepared:
     """A prompt as the backend wants it: ``token_ids`` for a local model, ``text`` for one that tokenises itself.
 
-    ``length`` is the number of tokens that the prompt occupies in a batch, any padding the backend decides by the
+    ``shared`` of the token ids, the first ones, are the beginning that the plan shares among prompts. ``length`` is the number of tokens that the prompt occupies in a batch, any padding the backend decides by the
     prompt alone included; batches are packed by it.
     """
 
     length: int
     token_ids: tuple[int, ...] = ()
     text: str = ""
+    shared: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,8 @@ class Prompt:
     selected_words: Mapping[str, str] = field(default_factory=dict)
     """Placeholder -> word, as ``{"word1": "moon"}``; empty if the source has none."""
     additional_condition: str = ""
+    shared: int = 0
+    """Leading messages that the plan shares among prompts (system and examples); engines compute them once."""
     shots: tuple[str, ...] = ()
     """The answers of the k-shot examples in ``messages``: what a completion must not copy."""
     source: str = "template"

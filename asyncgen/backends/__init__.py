@@ -12,11 +12,13 @@ from anyio import CancelScope, from_thread
 from asyncgen.backends.base import Backend, BackendSnapshot, Completions, Limits
 from asyncgen.backends.echo import Echo
 from asyncgen.backends.find import check_model
-from asyncgen.config import AutoBackend, Config, EchoBackend, StaticBackend
+from asyncgen.config import Config, EchoBackend, LocalModel, SlotsBackend, StaticBackend
+from asyncgen.errors import ModelError
 from asyncgen.metrics import duration
 from asyncgen.tasks import in_thread
 
 if TYPE_CHECKING:
+    from asyncgen.backends.slots.backend import Slots
     from asyncgen.backends.static import Static
 
 __all__ = ["Backend", "BackendSnapshot", "Completions", "Limits", "check_model", "open_backend"]
@@ -28,14 +30,15 @@ async def open_backend(config: Config, notice: Callable[[str], object] = str) ->
     model is loaded, and what was loaded.
 
     Loading happens in a worker thread, so the event loop lives on; cancelled, it ends after the step in progress.
-    Raises ModelError or ConfigError if the model cannot be used. ``auto`` means ``static`` for now.
+    Raises ModelError or ConfigError if the model cannot be used. ``auto`` takes ``slots`` where the model allows it;
+    where it does not, ``static``, and says why.
     """
     if isinstance(config.backend, EchoBackend):
         yield Echo(config, config.backend)
         return
     began = perf_counter()
     notice(f"loading {config.model_name} ...")
-    backend = await in_thread(_open_static, config, config.backend)
+    backend = await in_thread(_open_model, config, config.backend)
     notice(f"loaded in {duration(perf_counter() - began)}: {backend.described}")
     try:
         yield backend
@@ -44,10 +47,25 @@ async def open_backend(config: Config, notice: Callable[[str], object] = str) ->
             await in_thread(backend.close)
 
 
-def _open_static(config: Config, options: AutoBackend | StaticBackend) -> Static:
+def _open_model(config: Config, options: LocalModel) -> Slots | Static:
     check_model(config)  # what cannot work is refused before the seconds that importing torch takes
     from asyncgen.backends.loading import load  # noqa: PLC0415  # imports torch and transformers
+    from asyncgen.backends.slots.backend import Slots  # noqa: PLC0415
+    from asyncgen.backends.slots.probe import Unsupported  # noqa: PLC0415
     from asyncgen.backends.static import Static  # noqa: PLC0415
 
     from_thread.check_cancelled()
-    return Static(load(config, options), config)
+    loaded = load(config, options)
+    if isinstance(options, StaticBackend):
+        return Static(loaded, config)
+    try:
+        return Slots(loaded, config)
+    except Unsupported as reason:
+        if isinstance(options, SlotsBackend):
+            raise ModelError(
+                f"the slots backend cannot run {config.model_name!r}: {reason}",
+                hint="set backend.kind to auto or static: static works for every model",
+            ) from reason
+        static = Static(loaded, config)
+        static.notices += (f"generating in batches (static), for the in-flight engine cannot run this model: {reason}",)
+        return static

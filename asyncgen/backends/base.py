@@ -36,8 +36,9 @@ class Backend(Protocol):
     revision: str | None
     """The commit of a hub model that was loaded; None where there is none to know."""
 
-    def prepare(self, messages: Sequence[Message], max_new_tokens: int) -> Prepared:
-        """Renders and tokenises one prompt; called from worker threads, several at a time.
+    def prepare(self, messages: Sequence[Message], max_new_tokens: int, shared: int = 0) -> Prepared:
+        """Renders and tokenises one prompt, whose first ``shared`` messages the plan shares among prompts; called from
+        worker threads, several at a time.
 
         Raises PromptTooLong if it and ``max_new_tokens`` exceed the context, PromptRefused if the model's chat
         template does not take such a conversation.

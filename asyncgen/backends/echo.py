@@ -46,7 +46,7 @@ class Echo:
         self._stop = config.generation.stop
         self._meter = Meter()
 
-    def prepare(self, messages: Sequence[Message], max_new_tokens: int) -> Prepared:
+    def prepare(self, messages: Sequence[Message], max_new_tokens: int, shared: int = 0) -> Prepared:  # noqa: ARG002  # computes every prompt whole
         """Counts words as tokens. Raises PromptTooLong."""
         length = sum(_count_words(message["content"]) for message in messages)
         if length + max_new_tokens > self.limits.context_length:

@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 
-from asyncgen.config import AutoBackend, Config, StaticBackend
+from asyncgen.config import Config, LocalModel
 from asyncgen.errors import ModelError
 from asyncgen.resources import BUNDLED_MODEL, bundled_model
 
@@ -30,7 +30,7 @@ def check_model(config: Config) -> None:
 
     Reads names of files and nothing else; takes milliseconds. The echo backend needs no model.
     """
-    if not isinstance(config.backend, AutoBackend | StaticBackend):
+    if not isinstance(config.backend, LocalModel):
         return
     place = locate(config.model_name)
     if isinstance(place, Path):
@@ -42,7 +42,7 @@ def check_model(config: Config) -> None:
 
 def cautions(config: Config) -> tuple[str, ...]:
     """Sentences on what will hardly work, although nothing forbids it."""
-    uses_model = isinstance(config.backend, AutoBackend | StaticBackend)
+    uses_model = isinstance(config.backend, LocalModel)
     own_prompts = config.template is not None or config.sources is not None
     if uses_model and own_prompts and config.model_name == BUNDLED_MODEL:
         return (f"{BUNDLED_MODEL} is a toy: expect nonsense with prompts that are not like the built-in template's",)
@@ -124,7 +124,7 @@ def _hub_cache() -> Path:
     return Path(environment("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
 
 
-def _check_packages(backend: AutoBackend | StaticBackend) -> None:
+def _check_packages(backend: LocalModel) -> None:
     if backend.quantization is not None and find_spec("bitsandbytes") is None:
         raise ModelError(
             f"quantization {backend.quantization} needs the package bitsandbytes",

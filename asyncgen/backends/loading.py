@@ -24,7 +24,7 @@ from transformers.utils.hub import cached_file, extract_commit_hash
 from asyncgen.backends.chat import Chat
 from asyncgen.backends.find import locate
 from asyncgen.backends.model_files import POSITION_FIELDS
-from asyncgen.config import AutoBackend, Config, StaticBackend
+from asyncgen.config import Config, LocalModel
 from asyncgen.errors import ConfigError, ModelError
 
 _log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Loaded:
     """The commit of a hub model; None for a directory."""
 
 
-def load(config: Config, backend: AutoBackend | StaticBackend) -> Loaded:
+def load(config: Config, backend: LocalModel) -> Loaded:
     """Loads what ``config.model_name`` means. Blocks, for seconds or (a download) minutes.
 
     Raises ModelError naming what was looked for, and ConfigError for a device that is not there or a
@@ -84,7 +84,7 @@ def load(config: Config, backend: AutoBackend | StaticBackend) -> Loaded:
     return loaded
 
 
-def load_chat(config: Config, backend: AutoBackend | StaticBackend) -> tuple[Chat, int]:
+def load_chat(config: Config, backend: LocalModel) -> tuple[Chat, int]:
     """The tokenizer alone, and the context length; a hub model's are downloaded if need be, its weights are not.
 
     Raises ModelError.
@@ -106,7 +106,7 @@ def _commit(place: Path | str, revision: str | None) -> str | None:
     return commit
 
 
-def _device(backend: AutoBackend | StaticBackend) -> torch.device:
+def _device(backend: LocalModel) -> torch.device:
     if backend.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -124,7 +124,7 @@ def _device(backend: AutoBackend | StaticBackend) -> torch.device:
 
 
 def _load_model(
-    place: Path | str, device: torch.device, backend: AutoBackend | StaticBackend, common: dict[str, Any]
+    place: Path | str, device: torch.device, backend: LocalModel, common: dict[str, Any]
 ) -> tuple[Any, dict[str, Any]]:
     """The model and transformers' loading report. ``eager`` attention on the CPU: see static.py on sameness."""
     on_cpu = device.type == "cpu"

@@ -1,6 +1,6 @@
 """How many rows fit: the budget that is learnt from running out of memory, and an estimate to begin with.
 
-Plain arithmetic; knows nothing about torch. A batch is measured in cells: rows x (padded prompt + new tokens).
+Plain arithmetic, but for two questions to torch. A batch is measured in cells: rows x (padded prompt + new tokens).
 
 What is done about memory between batches. The key-value cache belongs to one ``generate`` call and is dropped with it;
 on the CPU that returns the memory, on a GPU it goes back to torch's allocator, whose blocks the next batch takes over.
@@ -11,7 +11,10 @@ backend is closed.
 
 from __future__ import annotations
 
-__all__ = ["TokenBudget", "kv_bytes_per_token", "rows_that_fit"]
+import psutil
+import torch
+
+__all__ = ["TokenBudget", "free_bytes", "is_out_of_memory", "kv_bytes_per_token", "rows_that_fit"]
 
 _GROW_AFTER = 16
 _MAX_AUTO_ROWS = 256
@@ -60,3 +63,18 @@ def rows_that_fit(free_bytes: int, bytes_per_row: int) -> int:
     """The largest power of two of rows that a share of ``free_bytes`` holds, from 1 to 256."""
     rows = int(free_bytes * _USABLE) // max(1, bytes_per_row)
     return 1 << (max(1, min(rows, _MAX_AUTO_ROWS)).bit_length() - 1)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free now, on a CUDA device or for this computer's processes."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Accelerators have a type of their own for it; torch's CPU allocator and cuBLAS raise a bare RuntimeError."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    signs = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED", "out of memory")
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)

@@ -22,7 +22,7 @@ from tokenizers import Tokenizer
 
 from asyncgen.backends.chat import Chat
 from asyncgen.backends.find import locate
-from asyncgen.config import AutoBackend, Config, StaticBackend
+from asyncgen.config import Config, LocalModel
 
 __all__ = ["POSITION_FIELDS", "ModelFiles", "read_model"]
 
@@ -50,7 +50,7 @@ def read_model(config: Config) -> ModelFiles | None:
 
     Raises ModelError for a name that means nothing. Code that comes with a model is not run.
     """
-    if not isinstance(config.backend, AutoBackend | StaticBackend):
+    if not isinstance(config.backend, LocalModel):
         return None
     place = _folder(locate(config.model_name), config.backend.revision)
     if place is None:

@@ -73,7 +73,7 @@ class Static:
         self._gpus = {weight.device for weight in loaded.model.parameters() if weight.device.type == "cuda"}
         self._limiter = CapacityLimiter(1)
 
-    def prepare(self, messages: Sequence[Message], max_new_tokens: int) -> Prepared:
+    def prepare(self, messages: Sequence[Message], max_new_tokens: int, shared: int = 0) -> Prepared:  # noqa: ARG002  # computes every prompt whole
         """See ``Backend.prepare``. Raises ModelError if the tokenizer does not fit the model."""
         ids = self._chat.encode(messages)
         room = self.limits.context_length - max_new_tokens

@@ -67,6 +67,7 @@ class Plan:
             max_new_tokens=self._max_new_tokens,
             selected_words=words,
             additional_condition=condition,
+            shared=len(examples.messages),
             shots=examples.answers,
             source="template",
             position=index,

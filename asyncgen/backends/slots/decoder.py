@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from asyncgen.backends.decoding import Row
-from asyncgen.backends.sampling import Needs, Sampler, SamplingParameters
+from asyncgen.backends.sampling import Sampler
+from asyncgen.backends.sampling_parameters import Needs, SamplingParameters
 from asyncgen.backends.slots.attention import Partials
 from asyncgen.backends.slots.cache import PAGE, Cache, LayerShape, pages_for
 from asyncgen.backends.slots.passes import Decode, Prefill, Prefix, forward
@@ -110,36 +111,38 @@ class Decoder:
     def prefix(self, tokens: tuple[int, ...]) -> Prefix:
         """Computes a shared beginning."""
         run = Prefill([len(tokens)], None, self.device)
-        self._prefill(tokens, [0], run, torch.zeros(1, dtype=torch.int64, device=self.device))
+        self._prefill(tokens, [len(tokens)], 0, run, torch.zeros(1, dtype=torch.int64))
 
         def heads_first(each: Tensor) -> Tensor:
             return each[: len(tokens)].transpose(0, 1)[None].contiguous()
 
         return Prefix(tokens, [heads_first(each) for each in run.keys], [heads_first(each) for each in run.values])
 
-    def admit(self, seats: Sequence[Seat]) -> list[Row]:
-        """Computes the prompts of ``seats``, which have the same prefix or none, and their first tokens."""
+    def admit(self, seats: Sequence[Seat]) -> list[Seat]:
+        """Computes the prompts of ``seats``, which have the same prefix or none, gives them slots (``fits``), and
+        samples their first tokens. If computing fails nothing has changed.
+        """
         prefix = seats[0].prefix
         packed = [token for seat in seats for token in seat.own]
         lengths = [len(seat.own) for seat in seats]
         ends = torch.tensor(lengths).cumsum(0) - 1
         run = Prefill(lengths, prefix, self.device)
-        starts = [0 if prefix is None else len(prefix.tokens)] * len(seats)
+        start = 0 if prefix is None else len(prefix.tokens)
+        logits = self._prefill(packed, lengths, start, run, ends)
         for seat in seats:
             self._seat(seat)
         pages = torch.tensor([page for seat in seats for page in seat.pages for _ in range(PAGE)])
         cells = torch.cat([torch.arange(len(seat.own)) + first for seat, first in zip(seats, _firsts(seats), strict=True)])
-        logits = self._prefill(packed, starts, run, ends, lengths)
         at, offsets = pages[cells].to(self.device), (cells % PAGE).to(self.device)
         for layer, (keys, values) in enumerate(zip(run.keys, run.values, strict=True)):
             self.cache.write(layer, at, offsets, keys[: len(packed)], values[: len(packed)])
         self.cache.bias[at, 0, offsets] = 0
         lanes = torch.tensor([seat.slot for seat in seats], device=self.device)
-        self._write_state(lanes, seats, starts[0])
+        self._write_state(lanes, seats, start)
         return self._sample(logits[: len(seats)], lanes, seats)
 
-    def step(self) -> list[Row]:
-        """One more token of every row."""
+    def step(self) -> list[Seat]:
+        """One more token of every row; there is at least one."""
         self._grow()
         if self._changed:
             self._arrange()
@@ -175,14 +178,13 @@ class Decoder:
         self._changed = True
 
     def _prefill(
-        self, packed: Sequence[int], starts: Sequence[int], run: Prefill, keep: Tensor, lengths: Sequence[int] = ()
+        self, packed: Sequence[int], lengths: Sequence[int], start: int, run: Prefill, keep: Tensor
     ) -> Tensor:
+        """Logits of the tokens at ``keep``, repeated up to a multiple of ``LANES``."""
         fill = -len(packed) % LANES
         tokens = torch.tensor([*packed, *[0] * fill], device=self.device)
-        positions = torch.cat(
-            [torch.arange(start, start + length) for start, length in zip(starts, lengths or [len(packed)], strict=True)]
-            + [torch.zeros(fill, dtype=torch.int64)]
-        )
+        sequences = [torch.arange(start, start + length) for length in lengths]
+        positions = torch.cat([*sequences, torch.zeros(fill, dtype=torch.int64)])
         keep = torch.cat([keep, keep[:1].expand(-len(keep) % LANES)])
         return forward(self._model, tokens, positions.to(self.device), run, keep.to(self.device))
 
@@ -253,7 +255,7 @@ class Decoder:
         self._needs = Needs.of([seat.sampling for seat in self._order])
         self._changed = False
 
-    def _sample(self, logits: Tensor, lanes: Tensor, seats: Sequence[Seat]) -> list[Row]:
+    def _sample(self, logits: Tensor, lanes: Tensor, seats: Sequence[Seat]) -> list[Seat]:
         """Samples the next token of ``seats``, which are in ``lanes``, and takes away those that have ended."""
         needs = self._needs if len(seats) == len(self._seats) and not self._changed else Needs.of([s.sampling for s in seats])
         seen = self._seen[lanes] if self._seen is not None and needs.penalty else None
@@ -271,7 +273,7 @@ class Decoder:
             self._settle(seat.row, token, bad, logprob)
             if seat.row.reason is not None:
                 self.remove(seat)
-                ended.append(seat.row)
+                ended.append(seat)
         return ended
 
 

@@ -1,0 +1,127 @@
+"""The ``slots`` backend: the engine's thread, between a pool of prompts and a stream of completions.
+
+The thread's whole life is a loop: take what has come, seat it in free slots, make a step, hand over what has ended.
+It looks for the end of the exchange before every step, so leaving takes one step at most.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from dataclasses import replace
+
+import anyio
+import torch
+from anyio import CapacityLimiter, to_thread
+
+from asyncgen.backends.base import BackendSnapshot, Completions, Limits
+from asyncgen.backends.chat import Chat
+from asyncgen.backends.loading import Loaded
+from asyncgen.backends.memory import free_bytes
+from asyncgen.backends.rendering import check_template, encode
+from asyncgen.backends.slots.boundary import Boundaries
+from asyncgen.backends.slots.exchange import Exchange
+from asyncgen.backends.slots.meter import SlotMeter
+from asyncgen.backends.slots.probe import probe
+from asyncgen.backends.slots.sizing import size
+from asyncgen.backends.slots.worker import Worker
+from asyncgen.config import Config
+from asyncgen.packing import PromptPool
+from asyncgen.records import Message, Prepared
+
+__all__ = ["Slots"]
+
+
+class Slots:
+    """See the module. ``close`` frees the model; nothing else may be called after it."""
+
+    def __init__(self, loaded: Loaded, config: Config) -> None:
+        """Raises Unsupported if the model cannot be run like this; it is as it was then."""
+        self._loaded = loaded
+        self._sampling = config.generation.sampling
+        self._chat = Chat(loaded.tokenizer, config.generation.stop)
+        check_template(self._chat, config)
+        self._boundaries = Boundaries(self._chat)
+        self._layers = probe(loaded, loaded.context_length)
+        self._size = size(
+            self._layers,
+            item_bytes=loaded.model.dtype.itemsize,
+            rows=config.generation.batch_size,
+            max_new_tokens=config.generation.max_new_tokens,
+            context_length=loaded.context_length,
+            free_bytes=free_bytes(loaded.device),
+            gpu=loaded.device.type == "cuda",
+        )
+        self.limits = Limits(loaded.context_length, self._size.slots)
+        self.notices: tuple[str, ...] = self._chat.notices(config.system_prompt)
+        if self._size.slots < self._size.wanted:
+            self.notices += (
+                f"memory holds {self._size.slots} rows at once, not {self._size.wanted} (generation.batch_size)",
+            )
+        self.revision: str | None = loaded.revision
+        self.described = f"on {loaded.device}, {str(loaded.model.dtype).removeprefix('torch.')}, {self.limits.rows} slots"
+        """Where and in what the model was loaded, for people."""
+        self._meter = SlotMeter(self.limits.rows)
+        self._cancelled: set[int] = set()
+        self._limiter = CapacityLimiter(1)
+
+    def prepare(self, messages: Sequence[Message], max_new_tokens: int, shared: int = 0) -> Prepared:
+        """See ``Backend.prepare``. ``length`` counts the tokens behind the shared beginning."""
+        limits = {"context_length": self.limits.context_length, "embeddings": self._loaded.embeddings}
+        ids = encode(self._chat, messages, max_new_tokens, **limits)
+        beginning = self._boundaries.shared(messages, shared, ids)
+        return Prepared(len(ids) - beginning, ids, shared=beginning)
+
+    async def run(self, pool: PromptPool, completions: Completions) -> None:
+        """See ``Backend.run``. Raises BackendFailed if the model does; leaves the pool closed, however it ends."""
+        exchange = Exchange(pool, completions)
+        failures: list[Exception] = []
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(exchange.serve)
+                # In a task of its own: there, cancellation always comes by a scope, and never leaves the thread behind.
+                tasks.start_soon(self._drive, exchange, failures, tasks.cancel_scope)
+        finally:
+            pool.close()
+        for failure in failures:  # at most one; raised here, it is in no group
+            raise failure
+
+    def cancel(self, index: int) -> None:
+        """Ends the row of the prompt with this index after the step in progress, with finish reason ``cancelled``; from
+        any thread. One that this backend does not hold is cancelled when it comes.
+        """
+        self._cancelled.add(index)
+
+    def snapshot(self) -> BackendSnapshot:
+        """See ``Backend.snapshot``."""
+        if self._loaded.device.type == "cuda":
+            return replace(self._meter.snapshot(), device_bytes=torch.cuda.memory_reserved(self._loaded.device))
+        return self._meter.snapshot()
+
+    def close(self) -> None:
+        """Frees the model; blocks for as long as a garbage collection."""
+        device = self._loaded.device
+        del self._loaded, self._chat, self._boundaries
+        gc.collect()  # models hold reference cycles
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    async def _drive(self, exchange: Exchange, failures: list[Exception], scope: anyio.CancelScope) -> None:
+        try:
+            await to_thread.run_sync(self._work, exchange, limiter=self._limiter)
+        except Exception as failure:  # noqa: BLE001  # raised by run
+            failures.append(failure)
+        scope.cancel()
+
+    def _work(self, exchange: Exchange) -> None:
+        loaded = self._loaded
+        worker = Worker(
+            loaded,
+            self._layers,
+            self._size,
+            chat=self._chat,
+            sampling=self._sampling,
+            meter=self._meter,
+            cancelled=self._cancelled,
+        )
+        worker.run(exchange)

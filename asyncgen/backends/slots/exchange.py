@@ -1,0 +1,88 @@
+"""Between the event loop and the engine's thread: prompts one way, completions the other.
+
+Neither side ever waits for the other while it has work: the thread asks for prompts before it needs them and looks
+whether they have come; completions are left on the loop's doorstep. So a loop that is busy (judging, or with somebody
+else's work) costs no decode step, and the thread costs the loop nothing.
+
+asyncio is used directly for one thing anyio has no word for: to call the loop from a thread without waiting for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from threading import Event
+
+import anyio
+
+from asyncgen.backends.base import Completions
+from asyncgen.packing import PromptPool
+from asyncgen.records import Completion, Prompt
+
+__all__ = ["Exchange"]
+
+
+class Exchange:
+    """Made on the event loop; ``serve`` runs there, ``ask``, ``collect`` and ``deliver`` belong to the thread."""
+
+    def __init__(self, pool: PromptPool, completions: Completions) -> None:
+        self._pool, self._completions = pool, completions
+        self._loop = asyncio.get_running_loop()
+        self._wanted = 0
+        self._asked = anyio.Event()
+        self._given: deque[Prompt] = deque()
+        self._news = Event()
+        self._pending = False
+        self.over = False
+        """Whether no prompt will come any more, and none that is running is wanted."""
+
+    async def serve(self) -> None:
+        """Fetches what is asked for from the pool until that is closed. Ends the exchange, however it ends."""
+        try:
+            while True:
+                await self._asked.wait()
+                self._asked = anyio.Event()
+                prompts = await self._pool.take_some(self._wanted)
+                if not prompts:
+                    return
+                self._given.extend(prompts)
+                self._pending = False
+                self._news.set()
+        finally:
+            self.over = True
+            self._news.set()
+
+    def ask(self, prompts: int) -> None:
+        """Asks for at most so many prompts, unless an earlier question is still open."""
+        if not self._pending and prompts > 0:
+            self._pending = True
+            self._call(self._note, prompts)
+
+    def collect(self, *, wait: bool) -> list[Prompt]:
+        """What has come; with ``wait``, as soon as anything has, or the exchange is over."""
+        if wait and not self._given and not self.over:
+            self._call(self._pool.starve, 1)
+            while not self._given and not self.over:
+                self._news.wait()
+                self._news.clear()
+            self._call(self._pool.starve, -1)
+        return [self._given.popleft() for _ in range(len(self._given))]
+
+    def deliver(self, completions: tuple[Completion, ...]) -> None:
+        """Hands completions over; if whoever received them is gone, nobody wants them."""
+        if completions:
+            self._call(self._send, completions)
+
+    def _note(self, prompts: int) -> None:
+        self._wanted = prompts
+        self._asked.set()
+
+    def _send(self, completions: tuple[Completion, ...]) -> None:
+        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+            self._completions.send_nowait(completions)
+
+    def _call(self, function: Callable[..., object], *arguments: object) -> None:
+        with suppress(RuntimeError):  # the loop is closed: there is nobody left to tell
+            self._loop.call_soon_threadsafe(function, *arguments)

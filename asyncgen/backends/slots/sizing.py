@@ -1,0 +1,50 @@
+"""How many slots and pages there are, decided once, before anything is generated. Plain arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from asyncgen.backends.slots.cache import PAGE, LayerShape, pages_for
+
+__all__ = ["Size", "size"]
+
+AUTO_CPU, AUTO_GPU = 128, 256
+OWN_GUESS = 256
+"""Tokens behind the shared prefix that a prompt is expected to have at most. More is possible: such rows reserve more."""
+USABLE = 0.6
+"""Share of the free memory that the cache may take; activations, prefixes and everybody else have the rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What is allocated."""
+
+    slots: int
+    pages: int
+    wanted: int
+    """Slots that were asked for; more than ``slots`` if memory is short."""
+
+
+def size(
+    layers: Sequence[LayerShape],
+    *,
+    item_bytes: int,
+    rows: int | Literal["auto"],
+    max_new_tokens: int,
+    context_length: int,
+    free_bytes: int,
+    gpu: bool,
+) -> Size:
+    """The slots asked for, or as many as fit into memory, and pages for the longest rows expected in all of them.
+
+    A row of the whole context fits in any case, if memory allows it at all.
+    """
+    per_page = PAGE * sum(layer.bytes_per_token(item_bytes) for layer in layers)
+    affordable = max(1, int(free_bytes * USABLE) // per_page)
+    row = pages_for(min(context_length, OWN_GUESS + max_new_tokens))
+    wanted = (AUTO_GPU if gpu else AUTO_CPU) if rows == "auto" else rows
+    slots = max(1, min(wanted, affordable // row))
+    longest = min(affordable, pages_for(context_length))
+    return Size(slots, max(slots * row, longest) + 1, wanted)

@@ -1,0 +1,68 @@
+"""How many CPU threads compute, found by trying: beside a busy process fewer can be faster, by far.
+
+Threads of one computation wait for each other many times a step. If somebody else's process takes one of the cores,
+each of these waits can last a time slice of the operating system, and two threads are up to forty times slower than
+one (measured on two cores). So the other number is tried now and then, and at once when steps get much slower.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from statistics import median
+
+__all__ = ["ThreadChoice"]
+
+TRIAL = 3
+"""Steps of a trial."""
+SOONEST, LATEST = 32, 1024
+"""Steps between trials: more and more as long as they change nothing."""
+ALARM = 2.5
+"""Times slower than usual that a step must be for a trial at once."""
+BETTER = 0.9
+"""Share of the time that the other number must need at most."""
+
+
+class ThreadChoice:
+    """Between ``most`` threads and one. Told how long each step took, it says how many the next one should use."""
+
+    def __init__(self, most: int) -> None:
+        self.threads = most
+        self._most = most
+        self._usual: deque[float] = deque(maxlen=8)
+        self._trial: list[float] | None = None
+        self._since = 0
+        self._pause = SOONEST
+
+    def stepped(self, seconds: float) -> int:
+        """Threads for the next step; ``seconds`` is what the one that has ended took."""
+        if self._most == 1:
+            return 1
+        if self._trial is not None:
+            return self._tried(seconds)
+        self._since += 1
+        alarm = len(self._usual) == self._usual.maxlen and seconds > ALARM * median(self._usual)
+        self._usual.append(seconds)
+        if self._since >= self._pause or (alarm and self._since > TRIAL):
+            self._trial = []
+            return self._other
+        return self.threads
+
+    @property
+    def _other(self) -> int:
+        return 1 if self.threads > 1 else self._most
+
+    def _tried(self, seconds: float) -> int:
+        assert self._trial is not None
+        self._trial.append(seconds)
+        worse = len(self._trial) == 1 and seconds > ALARM * median(self._usual)
+        if len(self._trial) < TRIAL and not worse:
+            return self._other
+        # The first step of a trial pays for the change; of a few, the best is the fairest.
+        if min(self._trial) < BETTER * median(list(self._usual)[-TRIAL:]):
+            self.threads = self._other
+            self._usual.clear()
+            self._pause = SOONEST
+        else:
+            self._pause = min(LATEST, 2 * self._pause)
+        self._trial, self._since = None, 0
+        return self.threads

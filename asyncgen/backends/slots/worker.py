@@ -1,0 +1,191 @@
+"""The engine's thread: prompts in, seats, steps, completions out."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Sequence
+from time import perf_counter
+
+import torch
+
+from asyncgen.backends.chat import Chat
+from asyncgen.backends.decoding import Row
+from asyncgen.backends.loading import Loaded
+from asyncgen.backends.memory import is_out_of_memory
+from asyncgen.backends.slots.cache import LayerShape, pages_for
+from asyncgen.backends.slots.decoder import Decoder, Seat
+from asyncgen.backends.slots.exchange import Exchange
+from asyncgen.backends.slots.meter import SlotMeter
+from asyncgen.backends.slots.prefixes import Prefixes
+from asyncgen.backends.slots.sizing import Size
+from asyncgen.backends.slots.threads import ThreadChoice
+from asyncgen.errors import BackendFailed
+from asyncgen.records import Completion, Prompt, Sampling
+
+_log = logging.getLogger(__name__)
+
+__all__ = ["Worker"]
+
+TOGETHER = 2048
+"""Prompt tokens computed at a time; the rows that run wait meanwhile."""
+REFILL = 16
+"""Slots are refilled when a share of one in so many is free: prompts are cheaper to compute together."""
+
+
+class Worker:
+    """One run of the engine, in one thread."""
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        layers: Sequence[LayerShape],
+        size: Size,
+        *,
+        chat: Chat,
+        sampling: Sampling,
+        meter: SlotMeter,
+        cancelled: set[int],
+    ) -> None:
+        self._chat, self._sampling, self._eos_ids = chat, sampling, loaded.eos_ids
+        self._decoder = Decoder(
+            loaded.model,
+            layers,
+            slots=size.slots,
+            pages=size.pages,
+            vocabulary=loaded.embeddings,
+            settle=self._settle,
+        )
+        self._prefixes = Prefixes(self._decoder.prefix)
+        self._meter, self._cancelled = meter, cancelled
+        self._refill = max(1, size.slots // REFILL)
+        self._waiting: deque[Prompt] = deque()
+        self._done: list[Completion] = []
+        self._tokens = 0
+
+    def run(self, exchange: Exchange) -> None:
+        """Until the exchange is over. Raises BackendFailed if the model does."""
+        decoder = self._decoder
+        on_cpu = decoder.device.type == "cpu"
+        threads = torch.get_num_threads()
+        choice = ThreadChoice(threads if on_cpu else 1)
+        try:
+            with torch.inference_mode():
+                while not exchange.over:
+                    exchange.ask(decoder.free + self._refill - len(self._waiting))
+                    self._waiting += exchange.collect(wait=not decoder.live and not self._waiting)
+                    self._drop_cancelled()
+                    if self._waiting and (decoder.free >= self._refill or not decoder.live):
+                        self._admit()
+                    if decoder.live:
+                        began = perf_counter()
+                        self._finish(decoder.step())
+                        if on_cpu:
+                            torch.set_num_threads(choice.stepped(perf_counter() - began))
+                    self._meter.running(decoder.live, self._tokens)
+                    self._tokens = 0
+                    exchange.deliver(tuple(self._done))
+                    self._done.clear()
+        except BackendFailed:
+            raise
+        except Exception as error:
+            raise BackendFailed(f"the model failed: {type(error).__name__}: {error}") from error
+        finally:
+            self._meter.running(0)
+            if on_cpu:
+                torch.set_num_threads(threads)
+
+    def _admit(self) -> None:
+        """Seats what waits, as far as there is room, in groups that share a beginning."""
+        while self._waiting and self._decoder.free:
+            group = self._group()
+            if not group:
+                return
+            self._meter.running(self._decoder.live + len(group), self._tokens)
+            self._tokens = 0
+            self._seat(group)
+            self._meter.prefixes(self._prefixes.hits, self._prefixes.misses)
+
+    def _group(self) -> list[Prompt]:
+        """The next prompts that are computed together; none if there is no room for the next one now."""
+        group: list[Prompt] = []
+        tokens = 0
+        room = self._decoder.cache.pages.room
+        while self._waiting and len(group) < self._decoder.free:
+            prompt = self._waiting[0]
+            pages = pages_for(prompt.prepared.length + prompt.max_new_tokens - 1)
+            tokens += prompt.prepared.length
+            if group and (tokens > TOGETHER or _beginning(prompt) != _beginning(group[0])):
+                break
+            if pages > room:
+                if group or self._decoder.live:
+                    break
+                self._waiting.popleft()
+                self._reject(prompt, f"it needs room for {pages} pages of the cache, which has {room}")
+                continue
+            room -= pages
+            group.append(self._waiting.popleft())
+        return group
+
+    def _seat(self, group: Sequence[Prompt]) -> None:
+        """Computes prompts and gives them slots; out of memory, one by one."""
+        began = perf_counter()
+        seats: list[Seat] = []
+        try:
+            beginning = _beginning(group[0])
+            for prompt in group:
+                prefix = self._prefixes.use(beginning) if beginning else None
+                sampling = prompt.sampling or self._sampling
+                own = prompt.prepared.token_ids[len(beginning) :]
+                seats.append(Seat(Row(prompt, began), own, prefix, sampling))
+            self._meter.admitted(len(group), sum(len(seat.own) for seat in seats))
+            self._finish(self._decoder.admit(seats))
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            for seat in seats:
+                self._leave(seat)
+            failed = True
+        else:
+            failed = False
+        # Out here the exception is gone, whose traceback kept the tensors alive.
+        if failed:
+            self._meter.out_of_memory()
+            self._prefixes.clear()
+            for prompt in group:
+                if len(group) > 1:
+                    self._seat([prompt])
+                else:
+                    self._reject(prompt, "it does not fit, not even alone")
+
+    def _finish(self, ended: Sequence[Seat]) -> None:
+        for seat in ended:
+            self._leave(seat)
+            self._done.append(seat.row.completion(self._chat))
+
+    def _leave(self, seat: Seat) -> None:
+        if seat.prefix is not None:
+            self._prefixes.leave(seat.prefix)
+
+    def _settle(self, row: Row, token: int, broken: bool, logprob: float | None) -> None:
+        self._tokens += row.advance(token, self._chat, self._eos_ids, broken=broken, logprob=logprob)
+
+    def _reject(self, prompt: Prompt, why: str) -> None:
+        self._done.append(Completion(prompt, "", 0, 0.0, "error", f"out of memory: {why}", retryable=False))
+
+    def _drop_cancelled(self) -> None:
+        if not self._cancelled:
+            return
+        for prompt in [prompt for prompt in self._waiting if prompt.index in self._cancelled]:
+            self._waiting.remove(prompt)
+            self._cancelled.discard(prompt.index)
+            self._done.append(Completion(prompt, "", 0, 0.0, "cancelled", retryable=False))
+        for seat in [seat for seat in self._decoder.seats if seat.row.prompt.index in self._cancelled]:
+            self._cancelled.discard(seat.row.prompt.index)
+            seat.row.end("cancelled")
+            self._decoder.remove(seat)
+            self._finish([seat])
+
+
+def _beginning(prompt: Prompt) -> tuple[int, ...]:
+    return prompt.prepared.token_ids[: prompt.prepared.shared]
