@@ -38,8 +38,9 @@ class Message(TypedDict):
 class Prepared:
     """A prompt as the backend wants it: ``token_ids`` for a local model, ``text`` for one that tokenises itself.
 
-    ``shared`` of the token ids, the first ones, are the beginning that the plan shares among prompts. ``length`` is the number of tokens that the prompt occupies in a batch, any padding the backend decides by the
-    prompt alone included; batches are packed by it.
+    The first ``shared`` of the token ids are the beginning that the plan shares among prompts. ``length`` is the number
+    of tokens that the prompt occupies in a batch, any padding the backend decides by the prompt alone included; batches
+    are packed by it.
     """
 
     length: int

@@ -42,6 +42,27 @@ class Row:
         """Ends the row now."""
         self.reason, self.error, self.seconds = reason, error, perf_counter() - self.began
 
+    def advance(
+        self, token: int, chat: Chat, eos_ids: frozenset[int], *, broken: bool, logprob: float | None = None
+    ) -> bool:
+        """Takes the next token, or what stands in its place, and ends the row if it is the last one. Returns whether
+        the token belongs to the answer.
+        """
+        if broken:
+            self.end("error", f"logits not finite: the model computed NaN or infinity after {len(self.tokens)} tokens")
+            return False
+        if token in eos_ids:
+            self.end("stop")
+            return False
+        self.tokens.append(token)
+        if logprob is not None:
+            self.logprobs.append(logprob)
+        if chat.stops_at(self.tokens):
+            self.end("stop")
+        elif len(self.tokens) >= self.prompt.max_new_tokens:
+            self.end("length")
+        return True
+
     def completion(self, chat: Chat) -> Completion:
         """What became of the prompt. Text ends before a stop string, and has no space around it."""
         reason = self.reason or "length"
@@ -82,9 +103,12 @@ class Chooser(LogitsProcessor):
         self.logprobs: Tensor | None = None
         """float32 [B] of the tokens picked last, if some row asks for them."""
 
-    def asks_for_logprobs(self, row: int) -> bool:
-        """Whether that row's completion is to have them."""
-        return self._samplings[row].logprobs
+    def asked_logprobs(self) -> list[float | None]:
+        """Of each prompt's token picked last, if the prompt asks for it."""
+        if self.logprobs is None:
+            return [None] * len(self._samplings)
+        found = self.logprobs.tolist()
+        return [found[row] if sampling.logprobs else None for row, sampling in enumerate(self._samplings)]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Scores for the next position. Valid until the next call."""
@@ -137,28 +161,12 @@ class Watch(StoppingCriteria):
         """Which rows have ended: bool [B]."""
         self._check()
         going = [(row, place) for place, row in enumerate(self._rows) if row.reason is None]
-        before = sum(len(row.tokens) for row, _ in going)
         latest, broken = input_ids[:, -1].tolist(), self._chooser.broken.tolist()
-        logprobs = None if self._chooser.logprobs is None else self._chooser.logprobs.tolist()
-        for row, place in going:
-            self._advance(row, latest[place], broken=broken[place])
-            if logprobs is not None and self._chooser.asks_for_logprobs(place) and len(row.logprobs) < len(row.tokens):
-                row.logprobs.append(logprobs[place])
-        self._progress(
-            sum(len(row.tokens) for row, _ in going) - before, sum(row.reason is not None for row, _ in going)
+        logprobs = self._chooser.asked_logprobs()
+        tokens = sum(
+            row.advance(latest[place], self._chat, self._eos_ids, broken=broken[place], logprob=logprobs[place])
+            for row, place in going
         )
+        self._progress(tokens, sum(row.reason is not None for row, _ in going))
         ended = [row.reason is not None for row in self._rows] + self._fillers
         return torch.tensor(ended, dtype=torch.bool, device=input_ids.device)
-
-    def _advance(self, row: Row, token: int, *, broken: bool) -> None:
-        if broken:
-            row.end("error", f"logits not finite: the model computed NaN or infinity after {len(row.tokens)} tokens")
-            return
-        if token in self._eos_ids:
-            row.end("stop")
-            return
-        row.tokens.append(token)
-        if self._chat.stops_at(row.tokens):
-            row.end("stop")
-        elif len(row.tokens) >= row.prompt.max_new_tokens:
-            row.end("length")

@@ -36,10 +36,11 @@ from asyncgen.backends.base import BackendSnapshot, Completions, Limits
 from asyncgen.backends.chat import Chat
 from asyncgen.backends.decoding import Chooser, Row, Watch
 from asyncgen.backends.loading import Loaded
-from asyncgen.backends.memory import TokenBudget, kv_bytes_per_token, rows_that_fit
+from asyncgen.backends.memory import TokenBudget, free_bytes, is_out_of_memory, kv_bytes_per_token, rows_that_fit
 from asyncgen.backends.meter import Meter
+from asyncgen.backends.rendering import check_template, encode
 from asyncgen.config import Config
-from asyncgen.errors import BackendFailed, ModelError, PromptRefused, PromptTooLong
+from asyncgen.errors import BackendFailed
 from asyncgen.packing import PromptPool
 from asyncgen.records import Completion, Message, Prepared, Prompt
 
@@ -67,7 +68,7 @@ class Static:
         self.revision: str | None = loaded.revision
         self.described = f"on {loaded.device}, {str(loaded.model.dtype).removeprefix('torch.')}"
         """Where and in what the model was loaded, for people."""
-        self._check_template(config)
+        check_template(self._chat, config)
         self._budget = TokenBudget()
         self._meter = Meter()
         self._gpus = {weight.device for weight in loaded.model.parameters() if weight.device.type == "cuda"}
@@ -75,20 +76,11 @@ class Static:
 
     def prepare(self, messages: Sequence[Message], max_new_tokens: int, shared: int = 0) -> Prepared:  # noqa: ARG002  # computes every prompt whole
         """See ``Backend.prepare``. Raises ModelError if the tokenizer does not fit the model."""
-        ids = self._chat.encode(messages)
-        room = self.limits.context_length - max_new_tokens
-        if len(ids) > room:
-            raise PromptTooLong(len(ids), max_new_tokens, self.limits.context_length)
-        if not ids:
-            raise PromptRefused("prompt refused: the model's chat template renders the conversation to nothing")
-        if max(ids) >= self._loaded.embeddings:
-            raise ModelError(
-                f"the tokenizer gives token {max(ids)}, but the model knows only {self._loaded.embeddings} tokens",
-                hint="tokenizer and model do not belong together",
-            )
+        context = self.limits.context_length
+        ids = encode(self._chat, messages, max_new_tokens, context_length=context, embeddings=self._loaded.embeddings)
         if not self._fixed_shape:
             return Prepared(len(ids), ids)
-        return Prepared(min(_BUCKET * (len(ids) // _BUCKET + 1), room), ids)
+        return Prepared(min(_BUCKET * (len(ids) // _BUCKET + 1), context - max_new_tokens), ids)
 
     async def run(self, pool: PromptPool, completions: Completions) -> None:
         """See ``Backend.run``. Raises BackendFailed if the model does; leaves the pool closed, however it ends."""
@@ -176,7 +168,7 @@ class Static:
             try:
                 return self._generate(part, rows, length, began)
             except Exception as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise BackendFailed(f"the model failed: {type(error).__name__}: {error}") from error
                 self._meter.out_of_memory()
                 _log.info("%d rows of %d tokens did not fit into memory", rows, _cells_per_row(part))
@@ -210,14 +202,6 @@ class Static:
         _log.debug("%d prompts in %d rows of %d tokens took %.2f s", len(part), rows, length, perf_counter() - began)
         return [answer.completion(self._chat) for answer in answers]
 
-    def _check_template(self, config: Config) -> None:
-        """Raises ModelError if the chat template refuses every conversation of the shape that ``config`` makes."""
-        roles = ["system"] * (config.system_prompt is not None) + ["user", "assistant"] * config.shots + ["user"]
-        try:
-            self._chat.render([Message(role=role, content="a") for role in roles])
-        except PromptRefused as error:
-            raise ModelError(error.message, hint=error.hint) from error
-
     def _batch_size(self) -> int:
         """What the configuration says; ``auto`` is 16 on a CPU, and on a GPU what its free memory holds."""
         if self._generation.batch_size != "auto":
@@ -225,8 +209,8 @@ class Static:
         if self._loaded.device.type != "cuda":
             return _AUTO_CPU_ROWS
         cells = min(self._loaded.context_length, _PROMPT_GUESS + self._generation.max_new_tokens)
-        free, _ = torch.cuda.mem_get_info(self._loaded.device)
-        return rows_that_fit(free, cells * _kv_bytes(self._loaded) + self._loaded.embeddings * 64)
+        row = cells * _kv_bytes(self._loaded) + self._loaded.embeddings * 64
+        return rows_that_fit(free_bytes(self._loaded.device), row)
 
 
 async def _close_in_the_end(pool: PromptPool) -> None:
@@ -255,14 +239,6 @@ def _left_padded(prompts: Sequence[Sequence[int]], rows: int, length: int, pad: 
 def _does_not_fit(prompt: Prompt, cells: int, began: float) -> Completion:
     error = f"out of memory: {cells} tokens of prompt and answer do not fit, not even alone"
     return Completion(prompt, "", 0, perf_counter() - began, "error", error, retryable=False)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Accelerators have a type of their own for it; torch's CPU allocator and cuBLAS raise a bare RuntimeError."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    signs = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED", "out of memory")
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
 
 
 def _empty_cache(device: torch.device) -> None:

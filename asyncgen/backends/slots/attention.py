@@ -57,9 +57,7 @@ class Partials:
         return room
 
 
-def attend_pages(
-    queries: Tensor, keys: Tensor, values: Tensor, owners: Tensor, bias: Tensor, room: Partials
-) -> None:
+def attend_pages(queries: Tensor, keys: Tensor, values: Tensor, owners: Tensor, bias: Tensor, room: Partials) -> None:
     """Attention of each page's owner over that page, written to the first N elements of ``room``.
 
     queries [M, H, D]; keys [N, KV, PAGE, D]; values [N, KV, PAGE, Dv]; owners int64 [N], each in [0, M); bias float32
@@ -136,7 +134,7 @@ def merge(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def _flash(queries: Tensor, keys: Tensor, values: Tensor, *, causal: bool) -> tuple[Tensor, Tensor]:
-    """torch's fused attention, with the logarithm that its public function keeps to itself."""
+    """Torch's fused attention, with the logarithm that its public function keeps to itself."""
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(  # noqa: SLF001
         queries, keys, values, 0.0, causal, scale=1.0
     )

@@ -59,7 +59,9 @@ class Slots:
                 f"memory holds {self._size.slots} rows at once, not {self._size.wanted} (generation.batch_size)",
             )
         self.revision: str | None = loaded.revision
-        self.described = f"on {loaded.device}, {str(loaded.model.dtype).removeprefix('torch.')}, {self.limits.rows} slots"
+        self.described = (
+            f"on {loaded.device}, {str(loaded.model.dtype).removeprefix('torch.')}, {self.limits.rows} slots"
+        )
         """Where and in what the model was loaded, for people."""
         self._meter = SlotMeter(self.limits.rows)
         self._cancelled: set[int] = set()

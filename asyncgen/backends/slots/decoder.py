@@ -132,7 +132,8 @@ class Decoder:
         for seat in seats:
             self._seat(seat)
         pages = torch.tensor([page for seat in seats for page in seat.pages for _ in range(PAGE)])
-        cells = torch.cat([torch.arange(len(seat.own)) + first for seat, first in zip(seats, _firsts(seats), strict=True)])
+        firsts = zip(lengths, _firsts(seats), strict=True)
+        cells = torch.cat([torch.arange(first, first + length) for length, first in firsts])
         at, offsets = pages[cells].to(self.device), (cells % PAGE).to(self.device)
         for layer, (keys, values) in enumerate(zip(run.keys, run.values, strict=True)):
             self.cache.write(layer, at, offsets, keys[: len(packed)], values[: len(packed)])
@@ -164,10 +165,9 @@ class Decoder:
         count = len(self._seats)
         live = lanes[:count]
         self._lengths[live] += 1
-        seats = list(self._order)
-        for seat in seats:
+        for seat in self._order:
             seat.length += 1
-        return self._sample(logits[:count], live, seats)
+        return self._sample(logits[:count], live, self._order)
 
     def remove(self, seat: Seat) -> None:
         """Frees a row's slot."""
@@ -177,9 +177,7 @@ class Decoder:
         self.cache.release(seat.pages, seat.reserved)
         self._changed = True
 
-    def _prefill(
-        self, packed: Sequence[int], lengths: Sequence[int], start: int, run: Prefill, keep: Tensor
-    ) -> Tensor:
+    def _prefill(self, packed: Sequence[int], lengths: Sequence[int], start: int, run: Prefill, keep: Tensor) -> Tensor:
         """Logits of the tokens at ``keep``, repeated up to a multiple of ``LANES``."""
         fill = -len(packed) % LANES
         tokens = torch.tensor([*packed, *[0] * fill], device=self.device)
@@ -250,14 +248,14 @@ class Decoder:
             if len(lanes) == len(self._order):
                 self._prefixes.append((prefix, None))
             else:
-                lanes += lanes[:1] * (-len(lanes) % LANES)
-                self._prefixes.append((prefix, torch.tensor(lanes, device=self.device)))
+                fill = lanes[:1] * (-len(lanes) % LANES)
+                self._prefixes.append((prefix, torch.tensor(lanes + fill, device=self.device)))
         self._needs = Needs.of([seat.sampling for seat in self._order])
         self._changed = False
 
     def _sample(self, logits: Tensor, lanes: Tensor, seats: Sequence[Seat]) -> list[Seat]:
         """Samples the next token of ``seats``, which are in ``lanes``, and takes away those that have ended."""
-        needs = self._needs if len(seats) == len(self._seats) and not self._changed else Needs.of([s.sampling for s in seats])
+        needs = self._needs if seats is self._order else Needs.of([seat.sampling for seat in seats])
         seen = self._seen[lanes] if self._seen is not None and needs.penalty else None
         picked = self._sampler.pick(
             logits, self._seeds[lanes], self._drawn[lanes], self._parameters.select(lanes), needs, seen
@@ -270,7 +268,7 @@ class Decoder:
         logprobs = [None] * len(tokens) if picked.logprobs is None else picked.logprobs.tolist()
         ended = []
         for seat, token, bad, logprob in zip(seats, tokens, broken, logprobs, strict=True):
-            self._settle(seat.row, token, bad, logprob)
+            self._settle(seat.row, token, bad, logprob if seat.sampling.logprobs else None)
             if seat.row.reason is not None:
                 self.remove(seat)
                 ended.append(seat)

@@ -37,9 +37,7 @@ class SlotMeter:
     def admitted(self, rows: int, prompt_tokens: int) -> None:
         """Counts rows that were given slots, and the tokens of theirs that are computed."""
         counted, began, occupied = self._state
-        counted = replace(
-            counted, rows_filled=counted.rows_filled + rows, cells=counted.cells + prompt_tokens
-        )
+        counted = replace(counted, rows_filled=counted.rows_filled + rows, cells=counted.cells + prompt_tokens)
         self._state = (counted, began, occupied)
 
     def prefixes(self, hits: int, misses: int) -> None:
@@ -48,7 +46,7 @@ class SlotMeter:
         self._state = (replace(counted, prefix_hits=hits, prefix_misses=misses), began, occupied)
 
     def running(self, rows: int, tokens: int = 0) -> None:
-        """Counts ``tokens`` more, and the time since the last call, in which the rows noted then ran; ``rows`` do now."""
+        """Counts ``tokens`` more, and the time since the last call, in which others ran; from now on ``rows`` do."""
         counted, began, occupied = self._state
         now = perf_counter()
         if began is not None:
@@ -56,3 +54,8 @@ class SlotMeter:
             counted = replace(counted, busy_seconds=counted.busy_seconds + now - began)
         counted = replace(counted, rows_running=rows, generated=counted.generated + tokens)
         self._state = (counted, now if rows else None, occupied)
+
+    def out_of_memory(self) -> None:
+        """Counts prompts that did not fit together."""
+        counted, began, occupied = self._state
+        self._state = (replace(counted, out_of_memory=counted.out_of_memory + 1), began, occupied)

@@ -100,7 +100,7 @@ class Decode:
         owners: Tensor,
         prefixes: Sequence[tuple[Prefix, Tensor | None]],
     ) -> None:
-        """pages and offsets int64 [M]: where each lane's token is written; table int64 [M, P] and owners int64 [N]: see
+        """Pages and offsets int64 [M]: where each lane's token is written; table int64 [M, P] and owners int64 [N]: see
         ``attention``; ``prefixes``: each with its lanes (int64), None for all of them.
         """
         self._cache, self._rooms = cache, rooms

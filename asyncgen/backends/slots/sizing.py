@@ -12,7 +12,7 @@ __all__ = ["Size", "size"]
 
 AUTO_CPU, AUTO_GPU = 128, 256
 OWN_GUESS = 256
-"""Tokens behind the shared prefix that a prompt is expected to have at most. More is possible: such rows reserve more."""
+"""Tokens behind the shared prefix that a prompt is expected to have at most; a longer one reserves more."""
 USABLE = 0.6
 """Share of the free memory that the cache may take; activations, prefixes and everybody else have the rest."""
 
