@@ -11,48 +11,23 @@ the cache, where the prefix ends, the seed, the sampling parameters. The host ke
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from asyncgen.backends.decoding import Row
 from asyncgen.backends.sampling import Sampler
 from asyncgen.backends.sampling_parameters import Needs, SamplingParameters
+from asyncgen.backends.slots.arrangement import LANES, Arrangement, Seat
 from asyncgen.backends.slots.attention import Partials
 from asyncgen.backends.slots.cache import PAGE, Cache, LayerShape, pages_for
 from asyncgen.backends.slots.passes import Decode, Prefill, Prefix, forward
 from asyncgen.records import Sampling
 
-__all__ = ["Decoder", "Seat"]
-
-LANES = 16
-"""The lanes of a step are a multiple of this: products of fewer than eight rows, and loops whose last elements do not
-fill a vector, round differently."""
+__all__ = ["Decoder"]
 
 WASTE = 0.2
 """Share of the pages computed that may be holes."""
-
-
-@dataclass(slots=True)
-class Seat:
-    """A row in a slot."""
-
-    row: Row
-    own: tuple[int, ...]
-    """The prompt's tokens behind the prefix."""
-    prefix: Prefix | None
-    sampling: Sampling
-    reserved: int = 0
-    slot: int = -1
-    length: int = 0
-    """Tokens in the cache."""
-    pages: list[int] = field(default_factory=list)
-
-    def pages_needed(self) -> int:
-        """Pages it may need in the end; the last token is never written."""
-        return pages_for(len(self.own) + self.row.prompt.max_new_tokens - 1)
 
 
 class Decoder:
@@ -86,8 +61,8 @@ class Decoder:
         self._vocabulary = vocabulary
         self._free = list(range(slots - 1, -1, -1))
         self._seats: dict[int, Seat] = {}
-        self._width = 1
-        self._changed = True
+        self._arrangement: Arrangement | None = None
+        self._arrangement = None
 
     @property
     def seats(self) -> Iterable[Seat]:
@@ -106,7 +81,7 @@ class Decoder:
 
     def fits(self, seat: Seat) -> bool:
         """Whether there is a slot for it, and pages."""
-        return bool(self._free) and seat.pages_needed() <= self.cache.pages.room
+        return bool(self._free) and seat.pages_needed <= self.cache.pages.room
 
     def prefix(self, tokens: tuple[int, ...]) -> Prefix:
         """Computes a shared beginning."""
@@ -140,42 +115,40 @@ class Decoder:
         self.cache.bias[at, 0, offsets] = 0
         lanes = torch.tensor([seat.slot for seat in seats], device=self.device)
         self._write_state(lanes, seats, start)
-        return self._sample(logits[: len(seats)], lanes, seats)
+        return self._sample(logits[: len(seats)], lanes, seats, Needs.of([seat.sampling for seat in seats]))
 
     def step(self) -> list[Seat]:
         """One more token of every row; there is at least one."""
         self._grow()
-        if self._changed:
-            self._arrange()
-        lanes, lengths = self._lanes, self._lengths[self._lanes]
-        region = self.cache.pages.region
-        pages = self._table[lanes, lengths // PAGE]
-        offsets = lengths % PAGE
+        if (arranged := self._arrangement) is None:
+            arranged = self._arrangement = self._arrange()
+        lanes, lengths = arranged.lanes, self._lengths[arranged.lanes]
+        pages, offsets = self._table[lanes, lengths // PAGE], lengths % PAGE
         self.cache.bias[pages, 0, offsets] = 0
         run = Decode(
             self.cache,
             self._rooms,
             pages=pages,
             offsets=offsets,
-            table=self._table[lanes, : self._width],
-            owners=self._lane_of[self.cache.owners[:region]],
-            prefixes=self._prefixes,
+            table=self._table[lanes, : max(len(seat.pages) for seat in arranged.seats)],
+            owners=arranged.lane_of[self.cache.owners[: self.cache.pages.region]],
+            prefixes=arranged.prefixes,
         )
         logits = forward(self._model, self._tokens[lanes], self._starts[lanes] + lengths, run)
-        count = len(self._seats)
+        count = len(arranged.seats)
         live = lanes[:count]
         self._lengths[live] += 1
-        for seat in self._order:
+        for seat in arranged.seats:
             seat.length += 1
-        return self._sample(logits[:count], live, self._order)
+        return self._sample(logits[:count], live, arranged.seats, arranged.needs)
 
     def remove(self, seat: Seat) -> None:
         """Frees a row's slot."""
         del self._seats[seat.slot]
         self._free.append(seat.slot)
         self._table[seat.slot].fill_(self._neutral)
-        self.cache.release(seat.pages, seat.reserved)
-        self._changed = True
+        self.cache.release(seat.pages, seat.pages_needed)
+        self._arrangement = None
 
     def _prefill(self, packed: Sequence[int], lengths: Sequence[int], start: int, run: Prefill, keep: Tensor) -> Tensor:
         """Logits of the tokens at ``keep``, repeated up to a multiple of ``LANES``."""
@@ -189,12 +162,11 @@ class Decoder:
     def _seat(self, seat: Seat) -> None:
         seat.slot = self._free.pop()
         seat.length = len(seat.own)
-        seat.reserved = seat.pages_needed()
-        self.cache.pages.reserve(seat.reserved)
+        self.cache.pages.reserve(seat.pages_needed)
         for _ in range(pages_for(len(seat.own))):
             self._add_page(seat)
         self._seats[seat.slot] = seat
-        self._changed = True
+        self._arrangement = None
 
     def _add_page(self, seat: Seat) -> None:
         page = self.cache.take(seat.slot)
@@ -223,39 +195,18 @@ class Decoder:
         for seat in self._seats.values():
             if seat.length == len(seat.pages) * PAGE:
                 self._add_page(seat)
-                self._width = max(self._width, len(seat.pages))
 
-    def _arrange(self) -> None:
-        """Which slots are computed, and by which prefix: after rows came or went."""
+    def _arrange(self) -> Arrangement:
+        """Closes holes among the pages, then arranges the rows that run."""
         for source, target in self.cache.compact(WASTE):
             seat = self._seats[self.cache.pages.owners[target]]
             place = seat.pages.index(source)
             seat.pages[place] = target
             self._table[seat.slot, place] = target
-        self._order = sorted(self._seats.values(), key=lambda seat: seat.slot)
-        slots = [seat.slot for seat in self._order]
-        slots += range(self.slots, self.slots + -len(slots) % LANES)
-        self._lanes = torch.tensor(slots, device=self.device)
-        self._lane_of = torch.zeros(len(self._tokens) + 1, dtype=torch.int64, device=self.device)
-        self._lane_of[self._lanes] = torch.arange(len(slots), device=self.device)
-        self._width = max(len(seat.pages) for seat in self._order)
-        members: dict[int, tuple[Prefix, list[int]]] = {}
-        for lane, seat in enumerate(self._order):
-            if seat.prefix is not None:
-                members.setdefault(id(seat.prefix), (seat.prefix, []))[1].append(lane)
-        self._prefixes: list[tuple[Prefix, Tensor | None]] = []
-        for prefix, lanes in members.values():
-            if len(lanes) == len(self._order):
-                self._prefixes.append((prefix, None))
-            else:
-                fill = lanes[:1] * (-len(lanes) % LANES)
-                self._prefixes.append((prefix, torch.tensor(lanes + fill, device=self.device)))
-        self._needs = Needs.of([seat.sampling for seat in self._order])
-        self._changed = False
+        return Arrangement.of(self._seats.values(), self.slots, self.device)
 
-    def _sample(self, logits: Tensor, lanes: Tensor, seats: Sequence[Seat]) -> list[Seat]:
+    def _sample(self, logits: Tensor, lanes: Tensor, seats: Sequence[Seat], needs: Needs) -> list[Seat]:
         """Samples the next token of ``seats``, which are in ``lanes``, and takes away those that have ended."""
-        needs = self._needs if seats is self._order else Needs.of([seat.sampling for seat in seats])
         seen = self._seen[lanes] if self._seen is not None and needs.penalty else None
         picked = self._sampler.pick(
             logits, self._seeds[lanes], self._drawn[lanes], self._parameters.select(lanes), needs, seen
