@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from asyncgen.backends.decoding import Row
+from asyncgen.backends.slots.arrangement import Seat
 from asyncgen.backends.slots.cache import LayerShape
-from asyncgen.backends.slots.decoder import Decoder, Seat
+from asyncgen.backends.slots.decoder import Decoder
 from asyncgen.backends.slots.passes import Prefill, Prefix, forward
 from asyncgen.backends.slots.unsupported import Unsupported
 from asyncgen.records import Prompt, Sampling
@@ -103,7 +104,7 @@ def _generate(
     def seat(index: int, shared: Prefix | None) -> Seat:
         return Seat(Row(Prompt(index, (), max_new_tokens=_ROWS[index][2]), 0.0), owns[index], shared, Sampling(0.0))
 
-    pages = 1 + sum(seat(index, None).pages_needed() for index in range(len(_ROWS)))
+    pages = 1 + sum(seat(index, None).pages_needed for index in range(len(_ROWS)))
     settle = listener.settle
     decoder = Decoder(listener, layers, slots=len(_ROWS), pages=pages, vocabulary=vocabulary, settle=settle)
     shared = decoder.prefix(prefix)

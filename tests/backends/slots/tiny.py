@@ -17,8 +17,9 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from asyncgen.backends.decoding import Row
 from asyncgen.backends.loading import Loaded
+from asyncgen.backends.slots.arrangement import Seat
 from asyncgen.backends.slots.cache import LayerShape
-from asyncgen.backends.slots.decoder import Decoder, Seat
+from asyncgen.backends.slots.decoder import Decoder
 from asyncgen.records import Prompt, Sampling
 
 VOCABULARY = 300
@@ -160,8 +161,8 @@ def drive(
 
     done: dict[int, list[int]] = {}
 
-    def note(rows: Sequence[Row]) -> None:
-        done.update((row.prompt.index, row.tokens) for row in rows)
+    def note(ended: Sequence[Seat]) -> None:
+        done.update((seat.row.prompt.index, seat.row.tokens) for seat in ended)
 
     with torch.inference_mode():
         decoder = Decoder(loaded.model, layers, slots=slots, pages=64, vocabulary=VOCABULARY, settle=settle)
