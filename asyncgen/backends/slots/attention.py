@@ -134,8 +134,20 @@ def merge(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def _flash(queries: Tensor, keys: Tensor, values: Tensor, *, causal: bool) -> tuple[Tensor, Tensor]:
-    """Torch's fused attention, with the logarithm that its public function keeps to itself."""
+    """Attention of queries [R, H, L, D] and the logarithm [R, H, L] that torch's public function keeps to itself."""
+    if queries.device.type != "cpu":
+        return _plain(queries, keys, values, causal=causal)
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(  # noqa: SLF001
         queries, keys, values, 0.0, causal, scale=1.0
     )
     return out, lse
+
+
+def _plain(queries: Tensor, keys: Tensor, values: Tensor, *, causal: bool) -> tuple[Tensor, Tensor]:
+    """The same by plain products, on any device: correct, and slow for long sequences."""
+    scores = (queries @ keys.transpose(-1, -2)).float()
+    if causal:
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+        scores = scores.masked_fill(later, -torch.inf)
+    lse = scores.logsumexp(dim=-1)
+    return (scores - lse[..., None]).exp().to(values.dtype) @ values, lse
