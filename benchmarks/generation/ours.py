@@ -67,8 +67,9 @@ class Ours:
             messages=request.messages,
             seed=sampling_seed(self._setting.seed, index, 1),
             max_new_tokens=request.limit,
+            shared=request.shared,
         )
-        return prompt.with_prepared(self._backend.prepare(prompt.messages, prompt.max_new_tokens))
+        return prompt.with_prepared(self._backend.prepare(prompt.messages, prompt.max_new_tokens, prompt.shared))
 
     def _reopen(self, size: int | str) -> None:
         self._leave()
