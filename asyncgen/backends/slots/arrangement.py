@@ -10,7 +10,7 @@ from torch import Tensor
 
 from asyncgen.backends.decoding import Row
 from asyncgen.backends.sampling_parameters import Needs
-from asyncgen.backends.slots.cache import pages_for
+from asyncgen.backends.slots.cache import PAGE, pages_for
 from asyncgen.backends.slots.passes import Prefix
 from asyncgen.records import Sampling
 
@@ -39,6 +39,10 @@ class Seat:
     def pages_needed(self) -> int:
         """Pages it may need in the end; the last token is never written."""
         return pages_for(len(self.own) + self.row.prompt.max_new_tokens - 1)
+
+    def pages_of_own(self) -> list[int]:
+        """The page of each of the prompt's own tokens."""
+        return [self.pages[token // PAGE] for token in range(len(self.own))]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,25 +4,26 @@ S slots share one cache. ``admit`` computes the prompts of a group of rows and s
 computes one more token of every row; both return the rows that have ended with it, whose slots are free at once.
 Whatever a row gets is a function of its prompt alone (on a CPU, in float32, to the bit): see ``attention``.
 
-What a step needs lies in tensors on the model's device, one element a slot: the latest token, the number of tokens in
-the cache, where the prefix ends, the seed, the sampling parameters. The host keeps, beside them, which row is where.
+What a step needs lies in tensors on the model's device (``State``, ``Cache``); the host keeps, beside them, which row
+is where (``Arrangement``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from asyncgen.backends.decoding import Row
 from asyncgen.backends.sampling import Sampler
-from asyncgen.backends.sampling_parameters import Needs, SamplingParameters
+from asyncgen.backends.sampling_parameters import Needs
 from asyncgen.backends.slots.arrangement import LANES, Arrangement, Seat
 from asyncgen.backends.slots.attention import Partials
 from asyncgen.backends.slots.cache import PAGE, Cache, LayerShape, pages_for
 from asyncgen.backends.slots.passes import Decode, Prefill, Prefix, forward
-from asyncgen.records import Sampling
+from asyncgen.backends.slots.state import State
 
 __all__ = ["Decoder"]
 
@@ -30,13 +31,18 @@ WASTE = 0.2
 """Share of the pages computed that may be holes."""
 
 
+Settle = Callable[[Row, int, bool, float | None], object]
+
+
 class Decoder:
     """S slots of one model."""
 
     def __init__(
-        self, model: Any, layers: Sequence[LayerShape], *, slots: int, pages: int, vocabulary: int, settle: Any
+        self, model: Any, layers: Sequence[LayerShape], *, slots: int, pages: int, vocabulary: int, settle: Settle
     ) -> None:
-        """``settle(row, token, broken)`` is told each new token and ends the row if it is the last."""
+        """``settle(row, token, broken, logprob)`` is told each new token, and ends the row if it is the last one;
+        ``broken`` if there is none, for the logits were not finite; ``logprob`` is None unless the row asks for it.
+        """
         self._model = model
         self.device: torch.device = model.device
         self.slots = slots
@@ -47,22 +53,13 @@ class Decoder:
         self._rooms = [rooms[layer] for layer in layers]
         self._neutral = pages
         size = slots + LANES  # the last ones are never a row's
-
-        def zeros(*shape: int) -> Tensor:
-            return torch.zeros(shape, dtype=torch.int64, device=self.device)
-
-        self._tokens, self._lengths, self._starts = zeros(size), zeros(size), zeros(size)
-        self._seeds, self._drawn = zeros(size), zeros(size)
+        self._state = State(size, vocabulary, self.device)
+        self._sampler = Sampler(size, vocabulary, self.device)
         self._table = torch.full((size, 8), self._neutral, dtype=torch.int64, device=self.device)
         self._table[slots:, 0] = 0
-        self._parameters = SamplingParameters.of([Sampling()] * size, self.device)
-        self._sampler = Sampler(size, vocabulary, self.device)
-        self._seen: Tensor | None = None
-        self._vocabulary = vocabulary
         self._free = list(range(slots - 1, -1, -1))
         self._seats: dict[int, Seat] = {}
         self._arrangement: Arrangement | None = None
-        self._arrangement = None
 
     @property
     def seats(self) -> Iterable[Seat]:
@@ -79,10 +76,6 @@ class Decoder:
         """Slots with a row."""
         return len(self._seats)
 
-    def fits(self, seat: Seat) -> bool:
-        """Whether there is a slot for it, and pages."""
-        return bool(self._free) and seat.pages_needed <= self.cache.pages.room
-
     def prefix(self, tokens: tuple[int, ...]) -> Prefix:
         """Computes a shared beginning."""
         run = Prefill([len(tokens)], None, self.device)
@@ -94,8 +87,8 @@ class Decoder:
         return Prefix(tokens, [heads_first(each) for each in run.keys], [heads_first(each) for each in run.values])
 
     def admit(self, seats: Sequence[Seat]) -> list[Seat]:
-        """Computes the prompts of ``seats``, which have the same prefix or none, gives them slots (``fits``), and
-        samples their first tokens. If computing fails nothing has changed.
+        """Computes the prompts of ``seats``, which have the same prefix or none, gives them slots (there are
+        free ones, and pages), and samples their first tokens. If computing fails nothing has changed.
         """
         prefix = seats[0].prefix
         packed = [token for seat in seats for token in seat.own]
@@ -106,23 +99,22 @@ class Decoder:
         logits = self._prefill(packed, lengths, start, run, ends)
         for seat in seats:
             self._seat(seat)
-        pages = torch.tensor([page for seat in seats for page in seat.pages for _ in range(PAGE)])
-        firsts = zip(lengths, _firsts(seats), strict=True)
-        cells = torch.cat([torch.arange(first, first + length) for length, first in firsts])
-        at, offsets = pages[cells].to(self.device), (cells % PAGE).to(self.device)
+        pages = torch.tensor([page for seat in seats for page in seat.pages_of_own()], device=self.device)
+        offsets = torch.cat([torch.arange(length) % PAGE for length in lengths]).to(self.device)
         for layer, (keys, values) in enumerate(zip(run.keys, run.values, strict=True)):
-            self.cache.write(layer, at, offsets, keys[: len(packed)], values[: len(packed)])
-        self.cache.bias[at, 0, offsets] = 0
-        lanes = torch.tensor([seat.slot for seat in seats], device=self.device)
-        self._write_state(lanes, seats, start)
-        return self._sample(logits[: len(seats)], lanes, seats, Needs.of([seat.sampling for seat in seats]))
+            self.cache.write(layer, pages, offsets, keys[: len(packed)], values[: len(packed)])
+        self.cache.bias[pages, 0, offsets] = 0
+        slots = torch.tensor([seat.slot for seat in seats], device=self.device)
+        self._state.seat(slots, seats, start)
+        return self._sample(logits[: len(seats)], slots, seats, Needs.of([seat.sampling for seat in seats]))
 
     def step(self) -> list[Seat]:
         """One more token of every row; there is at least one."""
         self._grow()
         if (arranged := self._arrangement) is None:
             arranged = self._arrangement = self._arrange()
-        lanes, lengths = arranged.lanes, self._lengths[arranged.lanes]
+        state, lanes = self._state, arranged.lanes
+        lengths = state.lengths[lanes]
         pages, offsets = self._table[lanes, lengths // PAGE], lengths % PAGE
         self.cache.bias[pages, 0, offsets] = 0
         run = Decode(
@@ -134,10 +126,10 @@ class Decoder:
             owners=arranged.lane_of[self.cache.owners[: self.cache.pages.region]],
             prefixes=arranged.prefixes,
         )
-        logits = forward(self._model, self._tokens[lanes], self._starts[lanes] + lengths, run)
+        logits = forward(self._model, state.tokens[lanes], state.starts[lanes] + lengths, run)
         count = len(arranged.seats)
         live = lanes[:count]
-        self._lengths[live] += 1
+        state.lengths[live] += 1
         for seat in arranged.seats:
             seat.length += 1
         return self._sample(logits[:count], live, arranged.seats, arranged.needs)
@@ -176,20 +168,6 @@ class Decoder:
         self._table[seat.slot, len(seat.pages)] = page
         seat.pages.append(page)
 
-    def _write_state(self, lanes: Tensor, seats: Sequence[Seat], start: int) -> None:
-        self._lengths[lanes] = torch.tensor([seat.length for seat in seats], device=self.device)
-        self._starts[lanes] = start
-        self._seeds[lanes] = torch.tensor([seat.row.prompt.seed for seat in seats], device=self.device)
-        self._drawn[lanes] = 0
-        self._parameters.write(lanes, [seat.sampling for seat in seats])
-        if any(seat.sampling.repetition_penalty != 1 for seat in seats):
-            if self._seen is None:
-                self._seen = torch.zeros((len(self._tokens), self._vocabulary), dtype=torch.bool, device=self.device)
-            for seat in seats:
-                prompt = (*(seat.prefix.tokens if seat.prefix else ()), *seat.own)
-                self._seen[seat.slot] = False
-                self._seen[seat.slot, torch.tensor(prompt, device=self.device)] = True
-
     def _grow(self) -> None:
         """Gives a page to every row whose next token begins one."""
         for seat in self._seats.values():
@@ -205,16 +183,14 @@ class Decoder:
             self._table[seat.slot, place] = target
         return Arrangement.of(self._seats.values(), self.slots, self.device)
 
-    def _sample(self, logits: Tensor, lanes: Tensor, seats: Sequence[Seat], needs: Needs) -> list[Seat]:
-        """Samples the next token of ``seats``, which are in ``lanes``, and takes away those that have ended."""
-        seen = self._seen[lanes] if self._seen is not None and needs.penalty else None
+    def _sample(self, logits: Tensor, slots: Tensor, seats: Sequence[Seat], needs: Needs) -> list[Seat]:
+        """Samples the next token of ``seats``, which are in ``slots``, and takes away those that have ended."""
+        state = self._state
+        parameters = state.parameters.select(slots)
         picked = self._sampler.pick(
-            logits, self._seeds[lanes], self._drawn[lanes], self._parameters.select(lanes), needs, seen
+            logits, state.seeds[slots], state.drawn[slots], parameters, needs, state.seen(slots, needs)
         )
-        self._tokens[lanes] = picked.tokens
-        self._drawn[lanes] += 1
-        if seen is not None and self._seen is not None:
-            self._seen[lanes, picked.tokens] = True
+        state.take(slots, picked)
         tokens, broken = picked.tokens.tolist(), picked.broken.tolist()
         logprobs = [None] * len(tokens) if picked.logprobs is None else picked.logprobs.tolist()
         ended = []
@@ -224,12 +200,3 @@ class Decoder:
                 self.remove(seat)
                 ended.append(seat)
         return ended
-
-
-def _firsts(seats: Sequence[Seat]) -> list[int]:
-    """Where each one's pages begin, in cells, if the pages of all are in one list."""
-    firsts, total = [], 0
-    for seat in seats:
-        firsts.append(total)
-        total += len(seat.pages) * PAGE
-    return firsts
