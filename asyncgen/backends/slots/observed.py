@@ -139,9 +139,9 @@ def _check_options(options: Mapping[str, Any], reach: int) -> None:
 
 
 def _check_mask(mask: Any, reach: int, device: torch.device) -> None:
-    """A rule must be: every token sees itself and all before it, up to ``reach``."""
+    """The rule must be: every token sees itself and all before it, up to ``reach``."""
     if mask is None:
-        return
+        raise Unsupported("its attention does not say which tokens see which")
     if not isinstance(mask, _Rule):
         raise Unsupported("its attention adds a mask or a bias of its own to the scores (ALiBi is one)")
     queries = torch.tensor(sorted({0, 1, reach // 2, reach - 1}), device=device)[:, None]

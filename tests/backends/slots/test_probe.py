@@ -236,6 +236,15 @@ def test_a_mask_of_its_own_is_refused() -> None:
     assert "adds a mask or a bias of its own" in refusal(with_forward(biased))
 
 
+def test_attention_that_is_given_no_mask_is_refused() -> None:
+    def unmask(_: Any, inputs: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return inputs, options | {"attention_mask": None}
+
+    loaded = make("LlamaConfig", **LLAMA)
+    loaded.model.model.layers[1].self_attn.register_forward_pre_hook(unmask, with_kwargs=True)
+    assert refusal(loaded) == "its attention does not say which tokens see which"
+
+
 def test_an_unknown_keyword_is_named() -> None:
     def tempered(forward: Any, **arguments: Any) -> Any:
         return forward(**arguments, tempering=0.5, nothing=None)
