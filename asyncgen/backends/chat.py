@@ -90,6 +90,7 @@ class Chat:
         self.has_template = bool(tokenizer.chat_template)
         self._template = _with_fixed_day(tokenizer.get_chat_template()) if self.has_template else ""
         self.stops = tuple(stops) if self.has_template else (*stops, PLAIN_STOP)
+        self._ends_stops: dict[int, bool] = {}
         self._prefix = () if self.has_template else self._special_prefix()
         self._tail = max((len(stop.encode()) for stop in self.stops), default=0) + _TAIL_TOKENS
 
@@ -127,11 +128,22 @@ class Chat:
         return text
 
     def stops_at(self, tokens: Sequence[int]) -> bool:
-        """Whether the last token completed a stop string; decodes only the end."""
-        if not self.stops:
+        """Whether the last token completed a stop string; decodes only the end, and only after tokens that can."""
+        if not self.stops or not self._may_end_a_stop(tokens[-1]):
             return False
         tail = self.decode(tokens[-self._tail :])
         return any(stop in tail for stop in self.stops)
+
+    def _may_end_a_stop(self, token: int) -> bool:
+        """Whether a stop string's last character may come with this token: asked for every token of every row, so each
+        token is decoded once. A token that is not a text by itself (part of a character, say) may.
+        """
+        known = self._ends_stops.get(token)
+        if known is None:
+            text = self.decode([token])
+            known = not text or "\ufffd" in text or any(stop[-1].isspace() or stop[-1] in text for stop in self.stops)
+            self._ends_stops[token] = known
+        return known
 
     def _encode(self, text: str, *, special: bool = False) -> list[int]:
         if self._rust is not None:

@@ -6,6 +6,8 @@ import threading
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from asyncgen.backends.chat import PLAIN_STOP, Chat, cut_at_stop, render_plain
 from asyncgen.errors import PromptRefused
@@ -115,6 +117,20 @@ def test_a_stop_string_is_seen_when_its_last_token_comes() -> None:
 
 def test_no_stop_strings_cost_nothing() -> None:
     assert not Chat(make_tokenizer()).stops_at([5, 6, 7])
+
+
+@given(st.lists(st.integers(0, 200), min_size=1, max_size=30), st.data())
+def test_a_stop_is_seen_at_the_token_that_completes_it(tokens: list[int], data: st.DataObject) -> None:
+    """A cut of the text itself, anywhere, is a stop; so are others that may or may not occur."""
+    plain = Chat(make_tokenizer())
+    text = plain.decode(tokens)
+    start = data.draw(st.integers(0, max(0, len(text) - 1)))
+    cut = text[start : start + data.draw(st.integers(1, 4))]
+    chat = Chat(make_tokenizer(), stops=[*filter(None, [cut]), "q", "\nUser:"])
+    beginnings = [tokens[:end] for end in range(1, len(tokens) + 1)]
+    seen = [chat.stops_at(each) for each in beginnings]
+    there = [any(stop in plain.decode(each) for stop in chat.stops) for each in beginnings]
+    assert (seen.index(True) if True in seen else None) == (there.index(True) if True in there else None)
 
 
 def test_many_threads_may_encode_at_once() -> None:
