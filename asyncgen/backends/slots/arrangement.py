@@ -37,8 +37,8 @@ class Seat:
 
     @property
     def pages_needed(self) -> int:
-        """Pages it may need in the end; the last token is never written."""
-        return pages_for(len(self.own) + self.row.prompt.max_new_tokens - 1)
+        """Pages it may need in the end."""
+        return pages_for(len(self.own), self.row.prompt.max_new_tokens)
 
     def pages_of_own(self) -> list[int]:
         """The page of each of the prompt's own tokens."""

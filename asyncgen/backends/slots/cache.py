@@ -45,9 +45,9 @@ class LayerShape:
         return self.kv_heads * (self.key_size + self.value_size) * item_bytes
 
 
-def pages_for(tokens: int) -> int:
-    """Pages that hold this many tokens."""
-    return -(-tokens // PAGE)
+def pages_for(own: int, new: int = 1) -> int:
+    """Pages that hold a row's own prompt tokens and ``new`` generated ones, of which the last is never written."""
+    return -(-(own + new - 1) // PAGE)
 
 
 class Pages:

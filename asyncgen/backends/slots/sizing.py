@@ -13,8 +13,8 @@ __all__ = ["Size", "size"]
 AUTO_CPU, AUTO_GPU = 128, 256
 OWN_GUESS = 256
 """Tokens behind the shared prefix that a prompt is expected to have at most; a longer one reserves more."""
-USABLE = 0.6
-"""Share of the free memory that the cache may take; activations, prefixes and everybody else have the rest."""
+USABLE, FOR_PREFIXES = 0.6, 0.15
+"""Shares of the free memory that rows and prefixes may take; activations and everybody else have the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,8 @@ class Size:
 
     slots: int
     pages: int
+    prefix_tokens: int
+    """Tokens that the shared beginnings in use may have together."""
     wanted: int
     """Slots that were asked for; more than ``slots`` if memory is short."""
 
@@ -47,4 +49,5 @@ def size(
     wanted = (AUTO_GPU if gpu else AUTO_CPU) if rows == "auto" else rows
     slots = max(1, min(wanted, affordable // row))
     longest = min(affordable, pages_for(context_length))
-    return Size(slots, max(slots * row, longest) + 1, wanted)
+    prefix_tokens = int(free_bytes * FOR_PREFIXES) * PAGE // per_page
+    return Size(slots, max(slots * row, longest) + 1, prefix_tokens, wanted)

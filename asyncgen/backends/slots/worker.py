@@ -57,7 +57,7 @@ class Worker:
             vocabulary=loaded.embeddings,
             settle=self._settle,
         )
-        self._prefixes = Prefixes(self._decoder.prefix)
+        self._prefixes = Prefixes(self._decoder.prefix, size.prefix_tokens)
         self._meter, self._cancelled = meter, cancelled
         self._refill = max(1, size.slots // REFILL)
         self._waiting: deque[Prompt] = deque()
@@ -114,9 +114,11 @@ class Worker:
         room = self._decoder.cache.pages.room
         while self._waiting and len(group) < self._decoder.free:
             prompt = self._waiting[0]
-            pages = pages_for(prompt.prepared.length + prompt.max_new_tokens - 1)
+            pages = pages_for(prompt.prepared.length, prompt.max_new_tokens)
             tokens += prompt.prepared.length
             if group and (tokens > TOGETHER or _beginning(prompt) != _beginning(group[0])):
+                break
+            if not group and not self._prefixes.fits(_beginning(prompt)):
                 break
             if pages > room:
                 if group or self._decoder.live:
