@@ -5,10 +5,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TEST_STAMP := $(VENV)/.installed-test
 BENCH_STAMP := $(VENV)/.installed-bench
+FLOOR := .venv-floor
+FLOOR_STAMP := $(FLOOR)/.installed
+FLOOR_TESTS := tests/backends tests/test_session.py tests/test_preview.py tests/test_check.py tests/test_open_pipeline.py
 # Two OpenMP threads that spin while another process runs slow each other down forty-fold; waiting passively they do not.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test check model bench bench-engines docs dist clean
+.PHONY: demo test test-floor check model bench bench-engines docs dist clean
 
 demo: $(STAMP)  ## make a hundred stories with the bundled model and show three of them
 	$(BIN)/python -m asyncgen run configs/quickstart.yaml
@@ -16,6 +19,9 @@ demo: $(STAMP)  ## make a hundred stories with the bundled model and show three 
 
 test: check  ## lint, types and all tests, two files at a time
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+test-floor: $(FLOOR_STAMP)  ## the tests that touch transformers, with the oldest one allowed
+	$(FLOOR)/bin/python -m pytest -q $(FLOOR_TESTS)
 
 check: $(TEST_STAMP)  ## lint and types only
 	$(BIN)/ruff check .
@@ -46,7 +52,7 @@ dist: $(TEST_STAMP)  ## build the wheel and the source distribution
 	$(BIN)/python -m hatchling build -d dist
 
 clean:
-	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(FLOOR) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(STAMP): pyproject.toml constraints.txt
 	@echo "installing into $(VENV): 1.2 GB (several GB more if torch brings CUDA), a minute or two"
@@ -57,6 +63,16 @@ $(STAMP): pyproject.toml constraints.txt
 $(TEST_STAMP): pyproject.toml constraints.txt $(STAMP)
 	@echo "installing what the tests need into $(VENV): half a GB more"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+# constraints.txt, but for the packages that constraints-floor.txt has other versions of.
+$(FLOOR_STAMP): pyproject.toml constraints.txt constraints-floor.txt
+	@echo "installing an environment with the oldest transformers into $(FLOOR): 1.2 GB, a minute or two"
+	$(PYTHON) -m venv $(FLOOR)
+	grep -o '^[A-Za-z_-]*==' constraints-floor.txt | sed 's/^/^/' > $(FLOOR)/replaced.txt
+	grep -v -f $(FLOOR)/replaced.txt constraints.txt | cat - constraints-floor.txt > $(FLOOR)/constraints.txt
+	$(FLOOR)/bin/python -m pip install --quiet --constraint $(FLOOR)/constraints.txt --editable . \
+	  blockbuster hypothesis pytest pytest-timeout
 	@touch $@
 
 $(BENCH_STAMP): pyproject.toml constraints.txt $(TEST_STAMP)

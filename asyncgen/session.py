@@ -86,6 +86,7 @@ async def run(
                     for text in backend.notices:
                         tell(text)
                     _check_revision(backend.revision, output)
+                    _note_engine(backend.engine, config, output, tell)
                     flow = Flow(
                         config,
                         source,
@@ -212,6 +213,16 @@ def _check_revision(revision: str | None, output: Output) -> None:
             hint=f"set backend.revision to {begun} to go on with it, or give another output_path",
         )
     output.describe({"model revision": revision})
+
+
+def _note_engine(engine: str, config: Config, output: Output, tell: Notice) -> None:
+    """``auto`` may have become another engine than before; another ``backend.kind`` is told of by the fingerprint."""
+    before = output.facts.get("engine")
+    if output.resumed and before not in (None, engine) and config.backend.kind == "auto":
+        change = f"backend.kind: auto was {before}, is now {engine}"
+        tell(f"resumed with another setting: {change}")
+        output.note(f"index {output.start}: {change}")
+    output.describe({"engine": engine})
 
 
 def _seen(config: Config, output: Output) -> Seen:

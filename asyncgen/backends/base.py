@@ -33,6 +33,8 @@ class Backend(Protocol):
     limits: Limits
     notices: tuple[str, ...]
     """Sentences a user should read once (a missing chat template, a fallback)."""
+    engine: str
+    """What generates, by its kind in the configuration: where that says ``auto``, what it became."""
     revision: str | None
     """The commit of a hub model that was loaded; None where there is none to know."""
 

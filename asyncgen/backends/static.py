@@ -65,8 +65,10 @@ class Static:
         self._fixed_shape = loaded.device.type == "cpu"
         self.limits = Limits(loaded.context_length, self._batch_size())
         self.notices: tuple[str, ...] = self._chat.notices(config.system_prompt)
+        self.engine = "static"
         self.revision: str | None = loaded.revision
-        self.described = f"on {loaded.device}, {str(loaded.model.dtype).removeprefix('torch.')}"
+        dtype = str(loaded.model.dtype).removeprefix("torch.")
+        self.described = f"on {loaded.device}, {dtype}, batches of {self.limits.rows} (static)"
         """Where and in what the model was loaded, for people."""
         check_template(self._chat, config)
         self._budget = TokenBudget()

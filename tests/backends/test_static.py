@@ -293,7 +293,7 @@ def test_a_notice_tells_of_the_loading(llama: Path) -> None:
     anyio.run(main)
     before, after = told
     assert before == f"loading {llama} ..."
-    assert re.fullmatch(r"loaded in .* s: on cpu, float32", after)
+    assert re.fullmatch(r"loaded in .* s: on cpu, float32, batches of 4 \(static\)", after)
 
 
 def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ class Slots:
             self.notices += (
                 f"memory holds {self._size.slots} rows at once, not {self._size.wanted} (generation.batch_size)",
             )
+        self.engine = "slots"
         self.revision: str | None = loaded.revision
         self.described = (
             f"on {loaded.device}, {str(loaded.model.dtype).removeprefix('torch.')}, {self.limits.rows} slots"

@@ -16,6 +16,7 @@ from asyncgen.backends.slots.unsupported import Unsupported
 __all__ = ["check_declared"]
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_DEVICES = ("cpu", "cuda")
 _ATTENTION_TYPES = frozenset({"attention", "full_attention", "sliding_attention", "chunked_attention"})
 """What windows and chunks mean at the lengths asked for, ``observed`` finds out."""
 
@@ -68,5 +69,7 @@ def _check_weights(model: Any) -> None:
     if model.dtype not in _DTYPES:
         raise Unsupported(f"its number format is {str(model.dtype).removeprefix('torch.')}")
     devices = {str(weights.device) for weights in model.parameters()}
+    if len(devices) == 1 and model.device.type not in _DEVICES:
+        raise Unsupported(f"it is on the device {model.device}, and the engine computes on a CPU or a CUDA GPU")
     if len(devices) > 1:
         raise Unsupported(f"its weights are spread over several devices ({', '.join(sorted(devices))})")

@@ -328,3 +328,9 @@ def test_weights_must_lie_on_one_device_in_a_known_format() -> None:
     loaded = make("LlamaConfig", **LLAMA)
     loaded.model.double()
     assert refusal(loaded) == "its number format is float64"
+
+
+def test_other_devices_than_cpus_and_cuda_are_refused() -> None:
+    loaded = make("LlamaConfig", **LLAMA)
+    loaded.model.to("meta")
+    assert refusal(loaded) == "it is on the device meta, and the engine computes on a CPU or a CUDA GPU"
