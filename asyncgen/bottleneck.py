@@ -30,6 +30,8 @@ _STATES = (
     "recent_rejected",
     "stops_at",
     "rows_running",
+    "slots",
+    "seconds_per_token",
     "stopping",
     "finishing",
     "drain_seconds",
@@ -59,13 +61,14 @@ def bottleneck(snapshot: Snapshot, earlier: Snapshot | None = None) -> str:
     neither work nor waiting is the event loop's: somebody blocks it.
     """
     lately = since(snapshot, Snapshot() if earlier is None else earlier)
-    if lately.seconds <= 0 or not snapshot.batches:
+    if lately.seconds <= 0 or not snapshot.rows_filled:
         return ""
     if held_up := _held_up(snapshot, lately):
         return held_up
     if lately.busy >= SATURATED:
-        sparse = lately.rows_offered > 0 and lately.fill < WELL_FILLED
-        if sparse:
+        if lately.slot_seconds > 0 and lately.fill < WELL_FILLED:
+            return _who_keeps_slots_empty(lately) or f"the generator, with {lately.fill:.0%} of its slots in use"
+        if lately.rows_offered > 0 and lately.fill < WELL_FILLED:
             return f"the generator, with batches {lately.fill:.0%} full"
         judged = lately if lately.attempts >= ENOUGH else snapshot
         few = judged.attempts >= ENOUGH and judged.acceptance < FEW_ACCEPTED
@@ -100,7 +103,23 @@ def _held_up(snapshot: Snapshot, lately: Snapshot) -> str:
     return f"{who}{again} {'holds' if late == 1 else 'hold'} up {finished} finished ones"
 
 
+def _who_keeps_slots_empty(lately: Snapshot) -> str:
+    """Rows of slots begin one by one: while a few run, the generator is at work however long others wait for what
+    would fill the rest. Empty if nobody is to blame: no more is to be done.
+    """
+    depths, half = lately.depths, lately.seconds / 2
+    undecided = depths.get("undecided", 0)
+    if undecided >= depths.get("window", 0) > 0:  # nothing may be planned before something is decided
+        if depths.get("judging", 0) + depths.get("completions", 0) >= undecided / 2:
+            return _slowest_validator(lately)
+        return "the disk" if lately.disk_seconds >= half else ""
+    name, seconds = _most(lately.source_seconds)
+    return f"source {name}" if seconds >= half else ""
+
+
 def _rows(snapshot: Snapshot) -> float:
+    if snapshot.slots:
+        return snapshot.slots / snapshot.runs
     return snapshot.rows_offered / snapshot.batches if snapshot.batches > 0 else 0.0
 
 

@@ -41,7 +41,13 @@ class BackendSnapshot:
     out_of_memory: int = 0
     """Batches that did not fit into memory and were tried again in parts."""
     slots: int = 0
-    """Slots of an in-flight engine; 0 for backends that generate in batches."""
+    """Slots of an in-flight engine, which knows no batches; 0 for backends that generate in batches."""
+    slot_seconds: float = 0.0
+    """Time at work times slots."""
+    row_seconds: float = 0.0
+    """Of ``slot_seconds``, those in which a slot held a row."""
+    seconds_per_token: float = 0.0
+    """Time in which each row of an in-flight engine gets a token, at the pace of now; 0 if it is not known."""
     prefix_hits: int = 0
     """Prompts whose shared beginning was computed already."""
     prefix_misses: int = 0
@@ -51,8 +57,13 @@ class BackendSnapshot:
 
     @property
     def fill(self) -> float:
-        """Share of the rows of all batches that held a prompt."""
-        return _share(self.rows_filled, self.rows_offered)
+        """Share of the rows of all batches that held a prompt; of slots, over the time at work."""
+        return _share(self.row_seconds, self.slot_seconds) or _share(self.rows_filled, self.rows_offered)
+
+    @property
+    def prefix_share(self) -> float:
+        """Share of the prompts with a shared beginning that found it computed."""
+        return _share(self.prefix_hits, self.prefix_hits + self.prefix_misses)
 
     @property
     def padding(self) -> float:
@@ -187,6 +198,9 @@ class Snapshot(BackendSnapshot):
         tokens go, so the estimate falls steadily while a long batch runs. The last stories take as many batches as the
         unluckiest of them has attempts (``batches_to``), each as long as any other however few they are: never less
         than half of one, which is what is left of it on average.
+
+        In slots a batch is the work of as many rows as run on average; the last stories take as long as rows take at
+        the pace of now, which quickens as slots empty.
         """
         if self.goal is None or self.stopping or not self.accepted_attempts or self.seconds <= 0:
             return None
@@ -194,12 +208,22 @@ class Snapshot(BackendSnapshot):
         if left <= 0:
             return 0.0
         begun = max(0.0, _share(self.generated, self.tokens) - 1)
-        rows = _share(self.rows_filled, self.batches) or 1.0
+        rows = self._rows
         attempts = max(self.attempts, self.accepted_attempts)
         each = self.seconds * rows / (attempts * (1 + begun))
         share = self.accepted_attempts / attempts
-        more = batches_to((left - self.accepted_attempts * begun) / self.runs, share, rows)
-        return max(each * more, _share(self.busy_seconds, self.batches) / 2)
+        full, last = _batches((left - self.accepted_attempts * begun) / self.runs, share, rows)
+        stay = self.seconds_per_token / self.runs * _share(self.tokens, attempts)
+        if stay > 0:
+            return max(each * full + stay * last, stay / 2)
+        return max(each * (full + last), _share(self.busy_seconds, self.batches) / 2)
+
+    @property
+    def _rows(self) -> float:
+        """Rows of a batch, on average; of slots, those in use while there is work."""
+        if self.slots:
+            return max(1.0, _share(self.row_seconds, self.busy_seconds))
+        return _share(self.rows_filled, self.batches) or 1.0
 
     @property
     def _elapsed(self) -> float:
@@ -284,12 +308,17 @@ def batches_to(left: float, acceptance: float, rows: float) -> float:
     While at least ``rows`` are left every batch is full. After that there is one attempt a batch for each that is left,
     and each batch leaves ``1 - acceptance`` of them; the last one takes ``1 / acceptance``.
     """
+    return sum(_batches(left, acceptance, rows))
+
+
+def _batches(left: float, acceptance: float, rows: float) -> tuple[float, float]:
+    """``batches_to`` in two parts: the full ones, and those after them."""
     if left <= 1:
-        return max(0.0, left) / acceptance
+        return 0.0, max(0.0, left) / acceptance
     last = min(left, max(1.0, rows))
     full = (left - last) / (last * acceptance)
     thin = math.log(last) / -math.log1p(-acceptance) if acceptance < 1 else 0.0
-    return full + thin + 1 / acceptance
+    return full, thin + 1 / acceptance
 
 
 def duration(seconds: float) -> str:

@@ -43,6 +43,9 @@ class Report:
                 f"  speed     {s.stories_per_second:.1f} stories/s, {s.tokens_per_second:,.0f} tokens/s; "
                 f"the generator was busy {s.busy:.0%} of the time"
             )
+            if s.slots:
+                hits = f"; prefix hits {s.prefix_share:.0%}" if s.prefix_hits or s.prefix_misses else ""
+                lines.append(f"  engine    {s.slots} slots, on average {s.fill:.0%} of them in use{hits}")
             if limit := _limit(s):
                 lines.append(f"  limit     {limit}")
             first = f"{s.first_acceptance:.0%}" if s.first_attempts else "none"

@@ -177,9 +177,17 @@ async def _run_and_describe(flow: Flow, output: Output) -> None:
                     "seconds": round(s.seconds, 3),
                     "busy seconds": round(s.busy_seconds, 3),
                     "refused attempts": dict(s.reasons),
+                    **_about_slots(s),
                 },
             }
         )
+
+
+def _about_slots(snapshot: Snapshot) -> dict[str, object]:
+    if not snapshot.slots:
+        return {}
+    hits = {"prefix hits": snapshot.prefix_hits, "prefix misses": snapshot.prefix_misses}
+    return {"slots": snapshot.slots, "mean share of slots in use": round(snapshot.fill, 3), **hits}
 
 
 async def _stop_when_asked(flow: Flow, stop: anyio.Event, draining: anyio.CancelScope) -> None:

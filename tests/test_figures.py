@@ -48,6 +48,20 @@ SNAPSHOT = Snapshot(
     depths=MappingProxyType({"prompts": 5, "in order": 2, "undecided": 7, "window": 256}),
 )
 
+SLOTS = replace(  # of 16 slots, 12 are in use on average; 3 now
+    SNAPSHOT,
+    batches=0,
+    rows_offered=0,
+    padded_cells=0,
+    slots=16,
+    rows_running=3,
+    slot_seconds=16 * 97.0,
+    row_seconds=12 * 97.0,
+    seconds_per_token=0.05,
+    prefix_hits=98,
+    prefix_misses=2,
+)
+
 # Rates and the estimate.
 
 
@@ -78,6 +92,20 @@ def test_rates_leave_out_what_earlier_sessions_made() -> None:
 def test_the_estimate(changes: Mapping[str, object], seconds: float | None) -> None:
     eta = replace(SNAPSHOT, **changes).eta_seconds  # type: ignore[arg-type]
     assert eta == (None if seconds is None else pytest.approx(seconds, abs=0.001))
+
+
+@pytest.mark.parametrize(
+    ("changes", "seconds"),
+    [
+        ({}, 276.667),  # 140 to go: 128 at one in two seconds, and the last 12 take 2.5 + 1.6 stays of 5 s
+        ({"goal": 61}, 8.0),  # one to go: 1.6 attempts of 100 tokens at the pace of now
+        ({"goal": 61, "seconds_per_token": 0.025}, 4.0),  # fewer rows run, and each is faster for it
+        ({"goal": 61, "generated": 8150}, 2.5),  # about done: half of a row's stay
+        ({"goal": 60}, 0.0),
+    ],
+)
+def test_the_estimate_for_slots(changes: Mapping[str, object], seconds: float) -> None:
+    assert replace(SLOTS, **changes).eta_seconds == pytest.approx(seconds, abs=0.01)  # type: ignore[arg-type]
 
 
 @given(
@@ -179,12 +207,34 @@ def test_runs_side_by_side_have_the_sum_of_their_paces_and_the_mean_of_their_sha
     assert both.busy == one.busy == 0.9
     assert one.eta_seconds is not None
     assert both.eta_seconds == pytest.approx(one.eta_seconds)
+    both = SLOTS + SLOTS
+    assert (both.slots, both.rows_running, both.fill, both.prefix_share) == (32, 6, SLOTS.fill, SLOTS.prefix_share)
+    assert both.eta_seconds == pytest.approx(SLOTS.eta_seconds)
+
+
+def test_slots_are_a_state_and_their_use_a_share_of_the_time_between() -> None:
+    later = replace(SLOTS, slot_seconds=SLOTS.slot_seconds + 160, row_seconds=SLOTS.row_seconds + 40)
+    assert (SLOTS.fill, SLOTS.prefix_share) == (0.75, 0.98)
+    lately = since(later, SLOTS)
+    assert (lately.slots, lately.rows_running, lately.seconds_per_token, lately.fill) == (16, 3, 0.05, 0.25)
+
+
+def test_slots_in_words() -> None:
+    generator = figures(SLOTS)[0]
+    assert generator.items[-2:] == ("slots 3 of 16 (mean 75%)", "prefix hits 98%")
+    assert not any("batches" in item or "padding" in item for item in generator.items)
+    line = "  engine    16 slots, on average 75% of them in use; prefix hits 98%"
+    assert line in Report("complete", SLOTS, Path("s"), Path("r")).summary().splitlines()
+    assert "engine" not in Report("complete", SNAPSHOT, Path("s"), Path("r")).summary()
+    assert "prefix" not in one_line(SNAPSHOT, figures(SNAPSHOT))
 
 
 # What limits the run.
 
 AT_WORK = Snapshot(seconds=10, busy_seconds=9.5, batches=5, rows_offered=80, rows_filled=78)
 IDLE = replace(AT_WORK, busy_seconds=4)
+SPARSE = Snapshot(seconds=10, busy_seconds=10, slots=8, slot_seconds=80, row_seconds=16, rows_filled=30)
+FULL_WINDOW = {"undecided": 256, "window": 256}
 
 
 @pytest.mark.parametrize(
@@ -231,6 +281,21 @@ IDLE = replace(AT_WORK, busy_seconds=4)
         (
             replace(AT_WORK, depths={"undecided": 40, "in order": 39, "window": 256}),  # more may be planned
             "the generator (good)",
+        ),
+        (replace(SPARSE, row_seconds=60), "the generator (good)"),
+        (SPARSE, "the generator, with 20% of its slots in use"),
+        # A few rows are always running; what would fill the other slots is still to come.
+        (replace(SPARSE, source_seconds={"template": 0.1, "prompts.jsonl": 9}), "source prompts.jsonl"),
+        (replace(SPARSE, source_seconds={"prompts.jsonl": 2}), "the generator, with 20% of its slots in use"),
+        (
+            replace(SPARSE, validator_seconds={"kindness": 80}, depths=FULL_WINDOW | {"judging": 250}),
+            "validator kindness",
+        ),
+        (replace(SPARSE, disk_seconds=9, depths=FULL_WINDOW), "the disk"),
+        (replace(SPARSE, depths=FULL_WINDOW), "the generator, with 20% of its slots in use"),
+        (
+            replace(SPARSE, depths={"undecided": 256, "in order": 254, "retries": 1, "window": 256}),
+            "2 prompts (1 tried again) hold up 254 finished ones",
         ),
     ],
 )

@@ -107,9 +107,13 @@ def _generator(snapshot: Snapshot, lately: Snapshot) -> Figure:
     overall = snapshot.generated / snapshot.seconds if snapshot.seconds > 0 else 0.0
     now = lately.generated / lately.seconds if lately.seconds > 0 else overall
     items += [f"{now:,.0f} tokens/s now", f"{overall:,.0f} overall"]
-    if snapshot.rows_offered:
+    if snapshot.slots:
+        items.append(f"slots {snapshot.rows_running} of {snapshot.slots} (mean {snapshot.fill:.0%})")
+    elif snapshot.rows_offered:
         items.append(f"batches {snapshot.fill:.0%} full")
-    if snapshot.cells:
+    if snapshot.prefix_hits or snapshot.prefix_misses:
+        items.append(f"prefix hits {snapshot.prefix_share:.0%}")
+    if snapshot.cells and not snapshot.slots:  # slots need no padding
         items.append(f"padding {snapshot.padding:.0%}")
     if snapshot.out_of_memory:
         items.append(f"out of memory {snapshot.out_of_memory}")
