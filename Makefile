@@ -9,7 +9,7 @@ FLOOR := .venv-floor
 FLOOR_STAMP := $(FLOOR)/.installed
 FLOOR_TESTS := tests/backends tests/test_session.py tests/test_preview.py tests/test_check.py tests/test_open_pipeline.py
 # Two OpenMP threads that spin while another process runs slow each other down forty-fold; waiting passively they do not.
-export OMP_WAIT_POLICY ?= passive
+test: export OMP_WAIT_POLICY ?= passive
 
 .PHONY: demo test test-floor check model bench bench-engines docs dist clean
 

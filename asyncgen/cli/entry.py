@@ -33,9 +33,6 @@ def main() -> NoReturn:
     """Entry point of ``python -m asyncgen`` and of the console script."""
     stop_when_told()
     _make_streams_forgiving()
-    # OpenMP threads that spin while they wait slow each other down forty-fold beside another busy process. Read when
-    # torch is imported, which a run does later.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     _make_current_folder_importable()
     arguments = sys.argv[1:]
     if arguments and arguments[0].startswith("-") and arguments[0] not in _ROOT_OPTIONS:

@@ -22,7 +22,7 @@ from asyncgen.cli.leaving import run_loop
 from asyncgen.cli.options import Settings
 from asyncgen.cli.signals import Signals
 from asyncgen.cli.write import init_command
-from asyncgen.config import Config
+from asyncgen.config import Config, StaticBackend
 from asyncgen.dashboard import choose_view, tell
 from asyncgen.errors import ConfigError
 from asyncgen.logs import configure
@@ -67,6 +67,10 @@ def run_command(
     if create_config is not None:
         init_command(create_config)
         return
+    if isinstance(settings.config.backend, StaticBackend):
+        # OpenMP threads that spin while they wait slow each other down forty-fold beside another busy process (slots
+        # looks out for that, and is faster with them). Read when torch is imported, which comes later.
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     show = _Show(choose_view(plain=plain, quiet=quiet), tell_nobody if quiet else tell)
     level = log_level or (Level.ERROR if quiet else Level.WARNING)
     if log_file is not None:

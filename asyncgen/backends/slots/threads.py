@@ -14,8 +14,8 @@ __all__ = ["ThreadChoice"]
 
 TRIAL = 3
 """Steps of a trial."""
-SOONEST, LATEST = 32, 1024
-"""Steps between trials: more and more as long as they change nothing."""
+FIRST, SOONEST, LATEST = 4, 32, 1024
+"""Steps to the first trial, to the first one after a change, and at most: more and more while nothing changes."""
 ALARM = 2.5
 """Times slower than usual that a step must be for a trial at once."""
 BETTER = 0.9
@@ -31,7 +31,13 @@ class ThreadChoice:
         self._usual: deque[float] = deque(maxlen=8)
         self._trial: list[float] | None = None
         self._since = 0
-        self._pause = SOONEST
+        self._pause = FIRST
+
+    def begin(self, seconds_with_one: float, seconds_with_most: float) -> int:
+        """Threads for the first step; the seconds are what the same small computation took with each number."""
+        if seconds_with_most > ALARM * seconds_with_one:
+            self.threads = 1
+        return self.threads
 
     def stepped(self, seconds: float) -> int:
         """Threads for the next step; ``seconds`` is what the one that has ended took."""

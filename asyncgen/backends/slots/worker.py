@@ -13,7 +13,7 @@ from asyncgen.backends.chat import Chat
 from asyncgen.backends.decoding import Row
 from asyncgen.backends.loading import Loaded
 from asyncgen.backends.memory import is_out_of_memory
-from asyncgen.backends.slots.arrangement import Seat
+from asyncgen.backends.slots.arrangement import LANES, Seat
 from asyncgen.backends.slots.cache import LayerShape, pages_for
 from asyncgen.backends.slots.decoder import Decoder
 from asyncgen.backends.slots.exchange import Exchange
@@ -72,6 +72,8 @@ class Worker:
         choice = ThreadChoice(threads if on_cpu else 1)
         try:
             with torch.inference_mode():
+                if threads > 1 and on_cpu:
+                    torch.set_num_threads(choice.begin(*(self._timed(number) for number in (1, threads))))
                 while not exchange.over:
                     exchange.ask(decoder.free + self._refill - len(self._waiting))
                     self._waiting += exchange.collect(wait=not decoder.live and not self._waiting)
@@ -95,6 +97,16 @@ class Worker:
             self._meter.running(0)
             if on_cpu:
                 torch.set_num_threads(threads)
+
+    def _timed(self, threads: int) -> float:
+        """Seconds of a small forward pass with this number of threads, at best."""
+        torch.set_num_threads(threads)
+        seconds = []
+        for _ in range(3):
+            began = perf_counter()
+            self._decoder.prefix((0,) * LANES)
+            seconds.append(perf_counter() - began)
+        return min(seconds)
 
     def _admit(self) -> None:
         """Seats what waits, as far as there is room, in groups that share a beginning."""
