@@ -11,14 +11,11 @@ from torch import Tensor
 from asyncgen.backends.decoding import Row
 from asyncgen.backends.sampling_parameters import Needs
 from asyncgen.backends.slots.cache import PAGE, pages_for
+from asyncgen.backends.slots.filling import LANES, Filling
 from asyncgen.backends.slots.passes import Prefix
 from asyncgen.records import Sampling
 
-__all__ = ["LANES", "Arrangement", "Seat"]
-
-LANES = 16
-"""The lanes of a step are a multiple of this: products of fewer than eight rows, and loops whose last elements do not
-fill a vector, round differently."""
+__all__ = ["Arrangement", "Seat"]
 
 
 @dataclass(slots=True, eq=False)
@@ -54,18 +51,18 @@ class Arrangement:
     lanes: Tensor
     """int64 [M]: the slot of each lane."""
     lane_of: Tensor
-    """int64 [slots + LANES + 1]: the lane of each slot; 0 for those that have none, and for slot -1."""
+    """int64 [size + 1]: the lane of each slot; 0 for those that have none, and for slot -1."""
     prefixes: tuple[tuple[Prefix, Tensor | None], ...]
     """Each prefix in use, with its lanes (int64, filled up by repeating one); None: all rows have it."""
     needs: Needs
 
     @classmethod
-    def of(cls, seats: Iterable[Seat], slots: int, device: torch.device) -> Arrangement:
-        """The arrangement of these rows, at least one; slots from ``slots`` on are never a row's."""
+    def of(cls, seats: Iterable[Seat], filling: Filling, size: int, slots: int, device: torch.device) -> Arrangement:
+        """The arrangement of these rows, at least one; of ``size`` slots those from ``slots`` on are never a row's."""
         order = tuple(sorted(seats, key=lambda seat: seat.slot))
         numbers = [seat.slot for seat in order]
-        lanes = torch.tensor([*numbers, *range(slots, slots + -len(order) % LANES)], device=device)
-        lane_of = torch.zeros(slots + LANES + 1, dtype=torch.int64, device=device)
+        lanes = torch.tensor([*numbers, *range(slots, slots + filling.up(len(order)) - len(order))], device=device)
+        lane_of = torch.zeros(size + 1, dtype=torch.int64, device=device)
         lane_of[lanes] = torch.arange(len(lanes), device=device)
         members: dict[int, tuple[Prefix, list[int]]] = {}
         for lane, seat in enumerate(order):

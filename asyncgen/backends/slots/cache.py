@@ -17,10 +17,14 @@ from heapq import heappop, heappush
 import torch
 from torch import Tensor
 
-__all__ = ["PAGE", "Cache", "LayerShape", "Pages", "pages_for"]
+__all__ = ["ALIGNED", "PAGE", "Cache", "LayerShape", "Pages", "pages_for"]
 
 PAGE = 64
 """Tokens of a page."""
+
+ALIGNED = 4
+"""Sizes of heads are filled up to a multiple of this with zeros: where numbers are not aligned, products depend on the
+place of a matrix in memory."""
 
 NEUTRAL = -1e30
 """A score that no softmax notices. Not -inf, of which differences are NaN."""
@@ -39,6 +43,12 @@ class LayerShape:
     def group(self) -> int:
         """Query heads of a key and value head."""
         return self.heads // self.kv_heads
+
+    @property
+    def aligned(self) -> LayerShape:
+        """As it is computed."""
+        sizes = (-(-size // ALIGNED) * ALIGNED for size in (self.key_size, self.value_size))
+        return LayerShape(self.heads, self.kv_heads, *sizes)
 
     def bytes_per_token(self, item_bytes: int) -> int:
         """Bytes of a token's keys and values."""

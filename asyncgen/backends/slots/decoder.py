@@ -2,7 +2,10 @@
 
 S slots share one cache. ``admit`` computes the prompts of a group of rows and samples their first tokens, ``step``
 computes one more token of every row; both return the rows that have ended with it, whose slots are free at once.
-Whatever a row gets is a function of its prompt alone (on a CPU, in float32, to the bit): see ``attention``.
+Whatever a row gets is a function of its prompt alone: on a CPU, in float32, to the bit, at any number of slots, with
+one thread or two (see ``attention``, ``filling``); of more threads the number must stay the same. Not held to: layers
+less than 16 wide whose input's width is no multiple of four, and mixtures of experts, which compute each expert's rows
+by themselves. In bfloat16 a last bit differs now and then.
 
 What a step needs lies in tensors on the model's device (``State``, ``Cache``); the host keeps, beside them, which row
 is where (``Arrangement``).
@@ -19,9 +22,10 @@ from torch import Tensor
 from asyncgen.backends.decoding import Row
 from asyncgen.backends.sampling import Sampler
 from asyncgen.backends.sampling_parameters import Needs
-from asyncgen.backends.slots.arrangement import LANES, Arrangement, Seat
+from asyncgen.backends.slots.arrangement import Arrangement, Seat
 from asyncgen.backends.slots.attention import Partials
 from asyncgen.backends.slots.cache import PAGE, Cache, LayerShape, pages_for
+from asyncgen.backends.slots.filling import LANES, Filling
 from asyncgen.backends.slots.passes import Decode, Prefill, Prefix, forward
 from asyncgen.backends.slots.state import State
 
@@ -48,11 +52,14 @@ class Decoder:
         self.slots = slots
         self._settle = settle
         dtype = model.dtype
+        layers = [layer.aligned for layer in layers]
         self.cache = Cache(layers, pages, dtype, self.device)
         rooms = {layer: Partials.room(layer, pages, dtype, self.device) for layer in dict.fromkeys(layers)}
         self._rooms = [rooms[layer] for layer in layers]
         self._neutral = pages
-        size = slots + LANES  # the last ones are never a row's
+        self._filling = Filling.of(model, vocabulary, torch.get_num_threads())
+        # The last ones are never a row's.
+        self._size = size = slots + max(self._filling.up(rows) - rows for rows in range(1, slots + 1))
         self._state = State(size, vocabulary, self.device)
         self._sampler = Sampler(size, vocabulary, self.device)
         self._table = torch.full((size, 8), self._neutral, dtype=torch.int64, device=self.device)
@@ -144,7 +151,7 @@ class Decoder:
 
     def _prefill(self, packed: Sequence[int], lengths: Sequence[int], start: int, run: Prefill, keep: Tensor) -> Tensor:
         """Logits of the tokens at ``keep``, repeated up to a multiple of ``LANES``."""
-        fill = -len(packed) % LANES
+        fill = self._filling.up(len(packed)) - len(packed)
         tokens = torch.tensor([*packed, *[0] * fill], device=self.device)
         sequences = [torch.arange(start, start + length) for length in lengths]
         positions = torch.cat([*sequences, torch.zeros(fill, dtype=torch.int64)])
@@ -181,7 +188,7 @@ class Decoder:
             place = seat.pages.index(source)
             seat.pages[place] = target
             self._table[seat.slot, place] = target
-        return Arrangement.of(self._seats.values(), self.slots, self.device)
+        return Arrangement.of(self._seats.values(), self._filling, self._size, self.slots, self.device)
 
     def _sample(self, logits: Tensor, slots: Tensor, seats: Sequence[Seat], needs: Needs) -> list[Seat]:
         """Samples the next token of ``seats``, which are in ``slots``, and takes away those that have ended."""

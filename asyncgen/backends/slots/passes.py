@@ -23,7 +23,7 @@ from asyncgen.backends.slots.attention import (
     merge,
     merge_pages,
 )
-from asyncgen.backends.slots.cache import NEUTRAL, Cache
+from asyncgen.backends.slots.cache import ALIGNED, NEUTRAL, Cache
 
 __all__ = ["NAME", "Decode", "Pass", "Prefill", "Prefix", "attention", "forward"]
 
@@ -58,8 +58,14 @@ def attention(
     if asyncgen_pass is None:
         raise RuntimeError(f"the attention of {type(module).__name__} was called outside a pass")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    queries, keys, values = (each[0].transpose(0, 1) for each in (query * scale, key, value))
-    return asyncgen_pass.attend(queries.contiguous(), keys, values)[None], None
+    queries, keys, values = (_aligned(each[0].transpose(0, 1)) for each in (query * scale, key, value))
+    return asyncgen_pass.attend(queries.contiguous(), keys, values)[None, ..., : value.shape[-1]], None
+
+
+def _aligned(heads: Tensor) -> Tensor:
+    """With zeros up to a multiple of ``ALIGNED``: scores and outputs are what they were."""
+    missing = -heads.shape[-1] % ALIGNED
+    return torch.nn.functional.pad(heads, (0, missing)) if missing else heads
 
 
 AttentionInterface.register(NAME, attention)

@@ -55,7 +55,7 @@ class _Listener:
     def __init__(self, model: Any, told: Sequence[Told]) -> None:
         self._model, self._told = model, told
         self._latest, self._place = torch.empty(0), 0
-        self.device, self.dtype = model.device, model.dtype
+        self.device, self.dtype, self.modules = model.device, model.dtype, model.modules
 
     def __call__(self, **arguments: Any) -> Any:
         output = self._model(**arguments)

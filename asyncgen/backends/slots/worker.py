@@ -13,10 +13,11 @@ from asyncgen.backends.chat import Chat
 from asyncgen.backends.decoding import Row
 from asyncgen.backends.loading import Loaded
 from asyncgen.backends.memory import is_out_of_memory
-from asyncgen.backends.slots.arrangement import LANES, Seat
+from asyncgen.backends.slots.arrangement import Seat
 from asyncgen.backends.slots.cache import LayerShape, pages_for
 from asyncgen.backends.slots.decoder import Decoder
 from asyncgen.backends.slots.exchange import Exchange
+from asyncgen.backends.slots.filling import LANES
 from asyncgen.backends.slots.meter import SlotMeter
 from asyncgen.backends.slots.prefixes import Prefixes
 from asyncgen.backends.slots.sizing import Size
