@@ -302,6 +302,15 @@ class PromptPool:
         """
         return self._remove(self._choose(rows, tokens, spread))
 
+    def withdraw(self, index: int) -> Prompt | None:
+        """Takes the prompt with this index out, if it waits here."""
+        if (prompt := self._waiting.pop(index, None)) is not None:
+            del self._seen[index]
+            self._order.remove(index)
+            self._highest = max(self._highest, index)
+            self._bell.ring()
+        return prompt
+
     async def take(self, rows: int, *, tokens: int | None = None, spread: float = 0.0) -> tuple[Prompt, ...]:
         """The next batch: at once if a full one waits or the producer cannot add a prompt now, else when either
         comes true. Empty means that the pool is closed. See ``choose`` for the arguments.

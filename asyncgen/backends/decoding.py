@@ -75,7 +75,13 @@ class Row:
         if cut is not None:
             text, reason = cut, "stop"
         return Completion(
-            self.prompt, text.strip(), len(self.tokens), self.seconds, reason, logprobs=tuple(self.logprobs)
+            self.prompt,
+            text.strip(),
+            len(self.tokens),
+            self.seconds,
+            reason,
+            retryable=reason != "cancelled",
+            logprobs=tuple(self.logprobs),
         )
 
 

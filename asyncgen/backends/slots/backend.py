@@ -65,7 +65,7 @@ class Slots:
         )
         """Where and in what the model was loaded, for people."""
         self._meter = SlotMeter(self.limits.rows)
-        self._cancelled: set[int] = set()
+        self._exchange: Exchange | None = None
         self._limiter = CapacityLimiter(1)
 
     def prepare(self, messages: Sequence[Message], max_new_tokens: int, shared: int = 0) -> Prepared:
@@ -77,7 +77,7 @@ class Slots:
 
     async def run(self, pool: PromptPool, completions: Completions) -> None:
         """See ``Backend.run``. Raises BackendFailed if the model does; leaves the pool closed, however it ends."""
-        exchange = Exchange(pool, completions)
+        exchange = self._exchange = Exchange(pool, completions)
         failures: list[Exception] = []
         try:
             async with anyio.create_task_group() as tasks:
@@ -85,15 +85,18 @@ class Slots:
                 # In a task of its own: there, cancellation always comes by a scope, and never leaves the thread behind.
                 tasks.start_soon(self._drive, exchange, failures, tasks.cancel_scope)
         finally:
+            self._exchange = None
             pool.close()
         for failure in failures:  # at most one; raised here, it is in no group
             raise failure
 
     def cancel(self, index: int) -> None:
-        """Ends the row of the prompt with this index after the step in progress, with finish reason ``cancelled``; from
-        any thread. One that this backend does not hold is cancelled when it comes.
+        """Ends the row of the prompt with this index after the step in progress, or takes it out of the pool; either
+        way it gets a completion with finish reason ``cancelled``. Of one that is neither running nor waiting, nothing
+        is remembered. Belongs to the event loop.
         """
-        self._cancelled.add(index)
+        if self._exchange is not None:
+            self._exchange.cancel(index)
 
     def snapshot(self) -> BackendSnapshot:
         """See ``Backend.snapshot``."""
@@ -125,6 +128,5 @@ class Slots:
             chat=self._chat,
             sampling=self._sampling,
             meter=self._meter,
-            cancelled=self._cancelled,
         )
         worker.run(exchange)

@@ -104,12 +104,22 @@ class Decoder:
         run = Prefill(lengths, prefix, self.device)
         start = 0 if prefix is None else len(prefix.tokens)
         logits = self._prefill(packed, lengths, start, run, ends)
+        try:
+            return self._begin(seats, start, run, logits)
+        except BaseException:
+            for seat in [seat for seat in seats if self._seats.get(seat.slot) is seat]:
+                self.remove(seat)
+            raise
+
+    def _begin(self, seats: Sequence[Seat], start: int, run: Prefill, logits: Tensor) -> list[Seat]:
+        """Gives computed prompts their slots, and samples."""
+        lengths = [len(seat.own) for seat in seats]
         for seat in seats:
             self._seat(seat)
         pages = torch.tensor([page for seat in seats for page in seat.pages_of_own()], device=self.device)
         offsets = torch.cat([torch.arange(length) % PAGE for length in lengths]).to(self.device)
         for layer, (keys, values) in enumerate(zip(run.keys, run.values, strict=True)):
-            self.cache.write(layer, pages, offsets, keys[: len(packed)], values[: len(packed)])
+            self.cache.write(layer, pages, offsets, keys[: len(pages)], values[: len(pages)])
         self.cache.bias[pages, 0, offsets] = 0
         slots = torch.tensor([seat.slot for seat in seats], device=self.device)
         self._state.seat(slots, seats, start)

@@ -25,7 +25,9 @@ __all__ = ["Exchange"]
 
 
 class Exchange:
-    """Made on the event loop; ``serve`` runs there, ``ask``, ``collect`` and ``deliver`` belong to the thread."""
+    """Made on the event loop; ``serve`` and ``cancel`` run there, ``ask``, ``collect`` and ``deliver`` belong to the
+    thread.
+    """
 
     def __init__(self, pool: PromptPool, completions: Completions) -> None:
         self._pool, self._completions = pool, completions
@@ -35,24 +37,37 @@ class Exchange:
         self._given: deque[Prompt] = deque()
         self._news = Event()
         self._pending = False
+        self._held: set[int] = set()  # indices taken from the pool whose completions were not sent; the loop's own
+        self.cancelled: set[int] = set()
+        """Indices whose rows are to be ended; changed on the loop only, so none stays behind."""
+        self._closed = False
         self.over = False
-        """Whether no prompt will come any more, and none that is running is wanted."""
+        """Whether nobody wants even what is running."""
 
     async def serve(self) -> None:
-        """Fetches what is asked for from the pool until that is closed. Ends the exchange, however it ends."""
+        """Fetches what is asked for from the pool until that is closed. Cancelled, it ends the exchange."""
         try:
             while True:
                 await self._asked.wait()
                 self._asked = anyio.Event()
                 prompts = await self._pool.take_some(self._wanted)
                 if not prompts:
+                    self._closed = True
                     return
+                self._held.update(prompt.index for prompt in prompts)
                 self._given.extend(prompts)
                 self._pending = False
                 self._news.set()
         finally:
-            self.over = True
+            self.over = not self._closed
             self._news.set()
+
+    def cancel(self, index: int) -> None:
+        """Ends the row of a prompt, or lets go of one that waits; of any other index nothing is remembered."""
+        if index in self._held:
+            self.cancelled.add(index)
+        elif prompt := self._pool.withdraw(index):
+            self._send((Completion(prompt, "", 0, 0.0, "cancelled", retryable=False),))
 
     def ask(self, prompts: int) -> None:
         """Asks for at most so many prompts, unless an earlier question is still open."""
@@ -61,10 +76,10 @@ class Exchange:
             self._call(self._note, prompts)
 
     def collect(self, *, wait: bool) -> list[Prompt]:
-        """What has come; with ``wait``, as soon as anything has, or the exchange is over."""
-        if wait and not self._given and not self.over:
+        """What has come; with ``wait``, as soon as anything has, or nothing will."""
+        if wait and not self._given and not self.ended:
             self._call(self._pool.starve, 1)
-            while not self._given and not self.over:
+            while not self._given and not self.ended:
                 self._news.wait()
                 self._news.clear()
             self._call(self._pool.starve, -1)
@@ -75,11 +90,19 @@ class Exchange:
         if completions:
             self._call(self._send, completions)
 
+    @property
+    def ended(self) -> bool:
+        """Whether no prompt will come any more."""
+        return (self._closed and not self._given) or self.over
+
     def _note(self, prompts: int) -> None:
         self._wanted = prompts
         self._asked.set()
 
     def _send(self, completions: tuple[Completion, ...]) -> None:
+        indices = {completion.prompt.index for completion in completions}
+        self._held -= indices
+        self.cancelled -= indices
         with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
             self._completions.send_nowait(completions)
 

@@ -37,8 +37,9 @@ class SlotMeter:
         self._count(rows_filled=counted.rows_filled + rows, cells=counted.cells + prompt_tokens)
 
     def prefixes(self, hits: int, misses: int) -> None:
-        """Notes how many rows found their shared beginning computed, and how many beginnings were computed, in all."""
-        self._count(prefix_hits=hits, prefix_misses=misses)
+        """Counts rows that found their shared beginning computed, and beginnings that were computed."""
+        counted = self._state.counted
+        self._count(prefix_hits=counted.prefix_hits + hits, prefix_misses=counted.prefix_misses + misses)
 
     def running(self, rows: int, tokens: int = 0) -> None:
         """Counts ``tokens`` more, and the time since the last call, in which others ran; from now on ``rows`` do."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from time import perf_counter
 
 import torch
@@ -47,7 +48,6 @@ class Worker:
         chat: Chat,
         sampling: Sampling,
         meter: SlotMeter,
-        cancelled: set[int],
     ) -> None:
         self._chat, self._sampling, self._eos_ids = chat, sampling, loaded.eos_ids
         self._decoder = Decoder(
@@ -59,14 +59,14 @@ class Worker:
             settle=self._settle,
         )
         self._prefixes = Prefixes(self._decoder.prefix, size.prefix_tokens)
-        self._meter, self._cancelled = meter, cancelled
+        self._meter = meter
         self._refill = max(1, size.slots // REFILL)
         self._waiting: deque[Prompt] = deque()
         self._done: list[Completion] = []
         self._tokens = 0
 
     def run(self, exchange: Exchange) -> None:
-        """Until the exchange is over. Raises BackendFailed if the model does."""
+        """Until everything is done, or nobody wants it. Raises BackendFailed if the model does."""
         decoder = self._decoder
         on_cpu = decoder.device.type == "cpu"
         threads = torch.get_num_threads()
@@ -75,10 +75,10 @@ class Worker:
             with torch.inference_mode():
                 if threads > 1 and on_cpu:
                     torch.set_num_threads(choice.begin(*(self._timed(number) for number in (1, threads))))
-                while not exchange.over:
+                while not (exchange.over or (exchange.ended and self._idle)):
                     exchange.ask(decoder.free + self._refill - len(self._waiting))
-                    self._waiting += exchange.collect(wait=not decoder.live and not self._waiting)
-                    self._drop_cancelled()
+                    self._waiting += exchange.collect(wait=self._idle)
+                    self._drop(exchange.cancelled)
                     if self._waiting and (decoder.free >= self._refill or not decoder.live):
                         self._admit()
                     if decoder.live:
@@ -99,6 +99,10 @@ class Worker:
             if on_cpu:
                 torch.set_num_threads(threads)
 
+    @property
+    def _idle(self) -> bool:
+        return not self._decoder.live and not self._waiting
+
     def _timed(self, threads: int) -> float:
         """Seconds of a small forward pass with this number of threads, at best."""
         torch.set_num_threads(threads)
@@ -117,8 +121,9 @@ class Worker:
                 return
             self._meter.running(self._decoder.live + len(group), self._tokens)
             self._tokens = 0
+            hits, misses = self._prefixes.hits, self._prefixes.misses
             self._seat(group)
-            self._meter.prefixes(self._prefixes.hits, self._prefixes.misses)
+            self._meter.prefixes(self._prefixes.hits - hits, self._prefixes.misses - misses)
 
     def _group(self) -> list[Prompt]:
         """The next prompts that are computed together; none if there is no room for the next one now."""
@@ -154,8 +159,9 @@ class Worker:
                 sampling = prompt.sampling or self._sampling
                 own = prompt.prepared.token_ids[len(beginning) :]
                 seats.append(Seat(Row(prompt, began), own, prefix, sampling))
+            ended = self._decoder.admit(seats)
             self._meter.admitted(len(group), sum(len(seat.own) for seat in seats))
-            self._finish(self._decoder.admit(seats))
+            self._finish(ended)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -189,15 +195,13 @@ class Worker:
     def _reject(self, prompt: Prompt, why: str) -> None:
         self._done.append(Completion(prompt, "", 0, 0.0, "error", f"out of memory: {why}", retryable=False))
 
-    def _drop_cancelled(self) -> None:
-        if not self._cancelled:
+    def _drop(self, cancelled: AbstractSet[int]) -> None:
+        if not cancelled:
             return
-        for prompt in [prompt for prompt in self._waiting if prompt.index in self._cancelled]:
+        for prompt in [prompt for prompt in self._waiting if prompt.index in cancelled]:
             self._waiting.remove(prompt)
-            self._cancelled.discard(prompt.index)
             self._done.append(Completion(prompt, "", 0, 0.0, "cancelled", retryable=False))
-        for seat in [seat for seat in self._decoder.seats if seat.row.prompt.index in self._cancelled]:
-            self._cancelled.discard(seat.row.prompt.index)
+        for seat in [seat for seat in self._decoder.seats if seat.row.prompt.index in cancelled]:
             seat.row.end("cancelled")
             self._decoder.remove(seat)
             self._finish([seat])
