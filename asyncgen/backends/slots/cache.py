@@ -168,6 +168,7 @@ class Cache:
         for source, target in moves:
             for pool in (*self.keys, *self.values, self.bias, self.owners):
                 pool[target] = pool[source]
+            self.owners[source] = -1
         return moves
 
     def write(self, layer: int, pages: Tensor, offsets: Tensor, keys: Tensor, values: Tensor) -> None:
