@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from asyncgen.config import Config
 
-__all__ = ["KnownKey", "all_keys", "is_a_list", "kind_of", "model_for", "models_in"]
+__all__ = ["KnownKey", "all_keys", "is_a_list", "keys_called", "kind_of", "model_for", "models_in"]
 
 
 class KnownKey(NamedTuple):
@@ -53,6 +53,12 @@ def model_for(annotation: Any, section: Any) -> type[BaseModel] | None:
     if isinstance(section, dict) and "kind" in section:
         return next((model for model in models if kind_of(model) == str(section["kind"])), None)
     return next((model for model in models if not model.model_fields["kind"].is_required()), None)
+
+
+def keys_called(name: str) -> list[str]:
+    """Where keys of this name that can be set by themselves stand: ``seed``, ``generation.temperature``."""
+    found = (known.dotted for known in all_keys() if known.name == name and "[]" not in known.dotted)
+    return list(dict.fromkeys(found))
 
 
 def all_keys(model: type[BaseModel] = Config, prefix: str = "", kind: str | None = None) -> Iterator[KnownKey]:

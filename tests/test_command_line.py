@@ -42,6 +42,27 @@ def test_completion_knows_commands_options_and_values(tmp_path: Path) -> None:
     assert complete(tmp_path, "asyncgen run --log-level ") == list(LEVELS) == [level.value for level in Level]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (("run", "--seed", "3"), "--set seed=3"),
+        (("--seed=3",), "--set seed=3"),
+        (("check", "--max-new-tokens", "9", "--no-k-shot"), "--set generation.max_new_tokens=9"),
+        (("preview", "--system-prompt", "Be kind."), "--set 'system_prompt=Be kind.'"),
+        (("run", "--use-k-shot", "--plain"), "--set use_k_shot=VALUE"),
+    ],
+)
+def test_a_key_in_the_place_of_an_option_is_answered_with_set(
+    tmp_path: Path, arguments: tuple[str, ...], hint: str
+) -> None:
+    done = asyncgen(*arguments, cwd=tmp_path, env=without_torch(tmp_path))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "is no option of" in done.stderr
+    assert done.stderr.endswith(f"hint: did you mean: {hint}\n")
+    unknown = asyncgen("run", "--nothing", cwd=tmp_path, env=without_torch(tmp_path))
+    assert (unknown.returncode, "No such option" in unknown.stderr) == (2, True)
+
+
 def test_completion_installs_into_the_shell_that_asks(tmp_path: Path) -> None:
     program = f"{sys.executable} -m asyncgen"
     command = f"{program} --install-completion && {program} --show-completion && true"  # a last one would replace bash

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 import asyncgen
 from asyncgen.cli.check import check_command, check_refused
@@ -15,6 +16,7 @@ from asyncgen.cli.preview import preview_command
 from asyncgen.cli.run import run_command
 from asyncgen.cli.verify import verify_command
 from asyncgen.cli.write import init_command, schema_command
+from asyncgen.config_tree import keys_called
 from asyncgen.errors import InputError
 
 __all__ = ["app"]
@@ -93,6 +95,23 @@ class _Group(TyperGroup):
         return super().resolve_command(ctx, args)
 
 
+class _Command(TyperCommand):
+    """A command with settings; a key of the configuration in the place of an option is answered with ``--set``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """See click."""
+        options = {name for parameter in self.get_params(ctx) for name in parameter.opts}
+        for place, arg in enumerate(args):
+            option, given, value = arg.partition("=")
+            keys = keys_called(option[2:].replace("-", "_")) if option[:2] == "--" and option not in options else []
+            if keys:
+                following = args[place + 1 : place + 2]
+                value = value if given else "".join(each for each in following if each[:1] != "-") or "VALUE"
+                meant = " or ".join(f"--set {shlex.quote(f'{key}={value}')}" for key in keys)
+                raise InputError(f"{option} is no option of {ctx.info_name}", hint=f"did you mean: {meant}")
+        return super().parse_args(ctx, args)
+
+
 app = typer.Typer(
     name="asyncgen",
     cls=_Group,
@@ -114,9 +133,9 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit
 
 
-app.command("run", epilog=_RUN_EPILOG)(with_settings(run_command))
-app.command("check", epilog=_CHECK_EPILOG)(with_settings(check_command, check_refused))
-app.command("preview", epilog=_PREVIEW_EPILOG)(with_settings(preview_command))
+app.command("run", cls=_Command, epilog=_RUN_EPILOG)(with_settings(run_command))
+app.command("check", cls=_Command, epilog=_CHECK_EPILOG)(with_settings(check_command, check_refused))
+app.command("preview", cls=_Command, epilog=_PREVIEW_EPILOG)(with_settings(preview_command))
 app.command("init", epilog=_INIT_EPILOG)(init_command)
 app.command("schema", epilog=_SCHEMA_EPILOG)(schema_command)
 app.command("verify", epilog=_VERIFY_EPILOG)(verify_command)
