@@ -9,14 +9,14 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from asyncgen.config import Config
+from asyncgen.config import Config, Generation
 
 __all__ = ["render_config", "render_schema"]
 
 
 def render_config(schema_name: str, output_path: str) -> str:
     """The default configuration as YAML, each key with its comment, but for ``output_path``: two configurations in one
-    directory have an output each.
+    directory have an output each; and for ``batch_size``: who has not thought about it is best served by ``auto``.
 
     ``schema_name`` is the schema's file, in the same directory, for editors that know yaml-language-server.
     """
@@ -25,7 +25,7 @@ def render_config(schema_name: str, output_path: str) -> str:
         "# A run of asyncgen: python -m asyncgen run THIS_FILE",
         "# Every key may be left out; relative paths are relative to this file.",
         "",
-        *_section(Config(output_path=Path(output_path)), ""),
+        *_section(Config(output_path=Path(output_path), generation=Generation(batch_size="auto")), ""),
     ]
     return "\n".join(lines) + "\n"
 

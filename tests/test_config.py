@@ -68,7 +68,7 @@ def test_every_shipped_configuration_loads(path: Path) -> None:
 
 def test_init_writes_the_defaults(write: Callable[[str], Path], tmp_path: Path) -> None:
     config = load_config(write(render_config("x.schema.json", "x.jsonl")))
-    assert config == Config(output_path=tmp_path / "x.jsonl")
+    assert config == Config(output_path=tmp_path / "x.jsonl", generation=Generation(batch_size="auto"))
 
 
 def test_every_field_is_described_in_the_schema() -> None:
