@@ -21,7 +21,7 @@ test: check  ## lint, types and all tests, two files at a time
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-floor: $(FLOOR_STAMP)  ## the tests that touch transformers, with the oldest one allowed
-	$(FLOOR)/bin/python -m pytest -q -W 'ignore:`torch.jit.script` is deprecated:DeprecationWarning' $(FLOOR_TESTS)
+	$(FLOOR)/bin/python -m pytest -q $(FLOOR_TESTS)
 
 check: $(TEST_STAMP)  ## lint and types only
 	$(BIN)/ruff check .
