@@ -57,7 +57,7 @@ def test_the_template_shown_is_the_built_in_one() -> None:
 def test_the_configuration_shown_loads(tmp_path: Path) -> None:
     (block,) = blocks("yaml")
     (tmp_path / "c.yaml").write_text(block)
-    assert load_config(tmp_path / "c.yaml").generation.batch_size == 64
+    assert load_config(tmp_path / "c.yaml").generation.batch_size == "auto"
 
 
 def test_the_record_shown_has_the_keys_of_a_record(tmp_path: Path) -> None:
