@@ -121,6 +121,7 @@ class Slots:
 
     def _work(self, exchange: Exchange) -> None:
         loaded = self._loaded
+        self._meter.preparing()
         worker = Worker(
             loaded,
             self._layers,

@@ -17,7 +17,7 @@ LATELY = 16
 class _State:
     counted: BackendSnapshot
     since: float | None = None
-    """When the rows that run now began to; None if none do."""
+    """From when on time is to be counted; None if nothing is done."""
 
 
 class SlotMeter:
@@ -30,6 +30,10 @@ class SlotMeter:
         """The counters, up to now."""
         state = self._state
         return state.counted if state.since is None else _after(state.counted, perf_counter() - state.since)
+
+    def preparing(self) -> None:
+        """The engine is made ready, which counts as work; until ``running`` is called."""
+        self._state = _State(self._state.counted, perf_counter())
 
     def admitted(self, rows: int, prompt_tokens: int) -> None:
         """Counts rows that were given slots, and the tokens of theirs that are computed."""
@@ -68,7 +72,7 @@ def _after(counted: BackendSnapshot, seconds: float, tokens: int = 0) -> Backend
     return replace(
         counted,
         busy_seconds=counted.busy_seconds + seconds,
-        slot_seconds=counted.slot_seconds + seconds * counted.slots,
+        slot_seconds=counted.slot_seconds + (seconds * counted.slots if rows else 0.0),
         row_seconds=counted.row_seconds + seconds * rows,
         seconds_per_token=pace,
     )

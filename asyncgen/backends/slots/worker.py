@@ -75,6 +75,7 @@ class Worker:
             with torch.inference_mode():
                 if threads > 1 and on_cpu:
                     torch.set_num_threads(choice.begin(*(self._timed(number) for number in (1, threads))))
+                self._meter.running(0)
                 while not (exchange.over or (exchange.ended and self._idle)):
                     exchange.ask(decoder.free + self._refill - len(self._waiting))
                     self._waiting += exchange.collect(wait=self._idle)
