@@ -97,10 +97,11 @@ def test_the_estimate(changes: Mapping[str, object], seconds: float | None) -> N
 @pytest.mark.parametrize(
     ("changes", "seconds"),
     [
-        ({}, 276.667),  # 140 to go: 128 at one in two seconds, and the last 12 take 2.5 + 1.6 stays of 5 s
-        ({"goal": 61}, 8.0),  # one to go: 1.6 attempts of 100 tokens at the pace of now
-        ({"goal": 61, "seconds_per_token": 0.025}, 4.0),  # fewer rows run, and each is faster for it
-        ({"goal": 61, "generated": 8150}, 2.5),  # about done: half of a row's stay
+        ({}, 268.83),  # 140 to go: 128 at one in two seconds; the last 12 take a stay of 5 s, and 3.1 that are quicker
+        ({"goal": 61}, 6.5),  # one to go: 100 tokens at the pace of now, and 0.6 attempts more that are quicker
+        ({"goal": 61, "seconds_per_token": 0.025}, 3.25),  # fewer rows run, and each is faster for it
+        ({"goal": 61, "generated": 8150}, 4.0),  # about done: half of a row's stay, and what may come after it
+        ({"goal": 70, "generated": 8800}, 9.869),  # ten to go, half done
         ({"goal": 60}, 0.0),
     ],
 )
