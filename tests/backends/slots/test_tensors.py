@@ -18,7 +18,7 @@ from tests.backends.slots.test_sameness import PARTS, solo, subject
 
 CPU = torch.device("cpu")
 EDGES = (1, 2, 63, 64, 65, 127, 128, 129)
-CLOSE = {torch.float32: 2e-6, torch.bfloat16: 2e-2}
+CLOSE = {torch.float32: 4e-6, torch.bfloat16: 3e-2}
 
 groups = st.sampled_from([(4, 4), (4, 2), (7, 1), (8, 1)])
 dtypes = st.sampled_from([torch.float32, torch.bfloat16])
@@ -50,6 +50,10 @@ class Making:
 
     def __call__(self, *shape: int) -> Tensor:
         return torch.randn(shape, generator=self._generator).to(self.dtype)
+
+    def queries(self, tokens: int) -> Tensor:
+        """Scaled."""
+        return self(tokens, self.layer.heads, self.layer.key_size) * self.layer.key_size**-0.5
 
     def keys(self, tokens: int) -> Tensor:
         return self(tokens, self.layer.kv_heads, self.layer.key_size)
@@ -130,7 +134,7 @@ def test_a_token_attends_to_its_own_and_its_prefix(
         owners=of_slot[cache.owners[: cache.pages.region]],
         prefixes=used,
     )
-    queries = make(lanes, layer.heads, layer.key_size)
+    queries = make.queries(lanes)
     last = [torch.stack([own[row][kind][-1] for row in range(len(tokens))]) for kind in (0, 1)]
     fill = [last[kind][:1].expand(lanes - len(tokens), -1, -1) for kind in (0, 1)]
     found = run.attend(queries, torch.cat([last[0], fill[0]]), torch.cat([last[1], fill[1]]))
@@ -152,7 +156,7 @@ def test_prompts_attend_to_themselves_and_their_prefix(
     make = Making(heads, dtype, seed)
     prefix = None if beginning is None else make.prefix(beginning)
     total = sum(tokens)
-    queries = make(total, make.layer.heads, make.layer.key_size)
+    queries = make.queries(total)
     keys, values = make.keys(total), make.values(total)
 
     def filled(each: Tensor) -> Tensor:
