@@ -1,4 +1,4 @@
-"""What generates: echo, static, and the interface they share. Importing this loads neither torch nor transformers."""
+"""What generates: echo, static, slots, and their interface. Importing this loads neither torch nor transformers."""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ from asyncgen.backends.slots.probe import probe
 from asyncgen.backends.slots.sizing import size
 from asyncgen.backends.slots.worker import Worker
 from asyncgen.config import Config
+from asyncgen.errors import BackendFailed, ModelError
 from asyncgen.packing import PromptPool
 from asyncgen.records import Message, Prepared
 
@@ -37,7 +38,7 @@ class Slots:
 
     def __init__(self, loaded: Loaded, config: Config) -> None:
         """Raises Unsupported if the model cannot be run like this; it is as it was then."""
-        self._loaded = loaded
+        self._loaded, self._device = loaded, loaded.device
         self._sampling = config.generation.sampling
         self._chat = Chat(loaded.tokenizer, config.generation.stop)
         check_template(self._chat, config)
@@ -52,6 +53,11 @@ class Slots:
             free_bytes=free_bytes(loaded.device),
             gpu=loaded.device.type == "cuda",
         )
+        if self._size.slots == 0:
+            raise ModelError(
+                f"not enough memory: not even one row of {config.generation.max_new_tokens} new tokens fits",
+                hint="lower generation.max_new_tokens, or take a smaller model",
+            )
         self.limits = Limits(loaded.context_length, self._size.slots)
         self.notices: tuple[str, ...] = self._chat.notices(config.system_prompt)
         if self._size.slots < self._size.wanted:
@@ -87,7 +93,7 @@ class Slots:
         finally:
             self._exchange = None
             pool.close()
-        for failure in failures:  # at most one; raised here, it is in no group
+        for failure in [*failures, *exchange.failures]:  # the first; raised here, it is in no group
             raise failure
 
     def cancel(self, index: int) -> None:
@@ -100,16 +106,15 @@ class Slots:
 
     def snapshot(self) -> BackendSnapshot:
         """See ``Backend.snapshot``."""
-        if self._loaded.device.type == "cuda":
-            return replace(self._meter.snapshot(), device_bytes=torch.cuda.memory_reserved(self._loaded.device))
+        if self._device.type == "cuda":
+            return replace(self._meter.snapshot(), device_bytes=torch.cuda.memory_reserved(self._device))
         return self._meter.snapshot()
 
     def close(self) -> None:
         """Frees the model; blocks for as long as a garbage collection."""
-        device = self._loaded.device
         del self._loaded, self._chat, self._boundaries
         gc.collect()  # models hold reference cycles
-        if device.type == "cuda":
+        if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
     async def _drive(self, exchange: Exchange, failures: list[Exception], scope: anyio.CancelScope) -> None:
@@ -120,14 +125,16 @@ class Slots:
         scope.cancel()
 
     def _work(self, exchange: Exchange) -> None:
-        loaded = self._loaded
         self._meter.preparing()
-        worker = Worker(
-            loaded,
-            self._layers,
-            self._size,
-            chat=self._chat,
-            sampling=self._sampling,
-            meter=self._meter,
-        )
-        worker.run(exchange)
+        try:
+            worker = Worker(
+                self._loaded,
+                self._layers,
+                self._size,
+                chat=self._chat,
+                sampling=self._sampling,
+                meter=self._meter,
+            )
+            worker.run(exchange)
+        except Exception as error:
+            raise BackendFailed(f"the model failed: {type(error).__name__}: {error}") from error

@@ -26,7 +26,7 @@ class Boundaries:
 
     def __init__(self, chat: Chat) -> None:
         self._chat = chat
-        self._known: OrderedDict[tuple[tuple[str, str], ...], tuple[int, ...]] = OrderedDict()
+        self._known: OrderedDict[tuple[object, ...], tuple[int, ...]] = OrderedDict()
         self._lock = Lock()
 
     def shared(self, messages: Sequence[Message], shared: int, tokens: Sequence[int]) -> int:
@@ -35,11 +35,12 @@ class Boundaries:
         """
         if not 0 < shared < len(messages):
             return 0
-        key = tuple((message["role"], message["content"]) for message in messages[:shared])
+        role = messages[shared]["role"]
+        key = (role, *((message["role"], message["content"]) for message in messages[:shared]))
         with self._lock:
             beginning = self._known.get(key)
         if beginning is None:
-            beginning = self._compute(messages[:shared], messages[shared]["role"])
+            beginning = self._compute(messages[:shared], role)
             with self._lock:
                 self._known[key] = beginning
                 while len(self._known) > KEPT:

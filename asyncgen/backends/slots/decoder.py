@@ -28,6 +28,7 @@ from asyncgen.backends.slots.cache import PAGE, Cache, LayerShape, pages_for
 from asyncgen.backends.slots.filling import LANES, Filling
 from asyncgen.backends.slots.passes import Decode, Prefill, Prefix, forward
 from asyncgen.backends.slots.state import State
+from asyncgen.backends.slots.threads import most_threads
 
 __all__ = ["Decoder"]
 
@@ -57,7 +58,7 @@ class Decoder:
         rooms = {layer: Partials.room(layer, pages, dtype, self.device) for layer in dict.fromkeys(layers)}
         self._rooms = [rooms[layer] for layer in layers]
         self._neutral = pages
-        self._filling = Filling.of(model, vocabulary, torch.get_num_threads())
+        self._filling = Filling.of(model, vocabulary, most_threads())
         # The last ones are never a row's.
         self._size = size = slots + max(self._filling.up(rows) - rows for rows in range(1, slots + 1))
         self._state = State(size, vocabulary, self.device)

@@ -18,6 +18,7 @@ from threading import Event
 import anyio
 
 from asyncgen.backends.base import Completions
+from asyncgen.errors import BackendFailed
 from asyncgen.packing import PromptPool
 from asyncgen.records import Completion, Prompt
 
@@ -43,6 +44,8 @@ class Exchange:
         self._closed = False
         self.over = False
         """Whether nobody wants even what is running."""
+        self.failures: list[Exception] = []
+        """Why it ended before its time, if it did."""
 
     async def serve(self) -> None:
         """Fetches what is asked for from the pool until that is closed. Cancelled, it ends the exchange."""
@@ -59,7 +62,7 @@ class Exchange:
                 self._pending = False
                 self._news.set()
         finally:
-            self.over = not self._closed
+            self.over |= not self._closed
             self._news.set()
 
     def cancel(self, index: int) -> None:
@@ -103,8 +106,15 @@ class Exchange:
         indices = {completion.prompt.index for completion in completions}
         self._held -= indices
         self.cancelled -= indices
-        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+        try:
             self._completions.send_nowait(completions)
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            pass  # whoever received them is gone: the run is being torn down, and has its own error
+        except anyio.WouldBlock as error:
+            self.failures.append(BackendFailed("the stream of completions is too short for what was taken"))
+            self.failures[-1].__cause__ = error
+            self.over = True
+            self._news.set()
 
     def _call(self, function: Callable[..., object], *arguments: object) -> None:
         with suppress(RuntimeError):  # the loop is closed: there is nobody left to tell

@@ -39,15 +39,16 @@ def size(
     free_bytes: int,
     gpu: bool,
 ) -> Size:
-    """The slots asked for, or as many as fit into memory, and pages for the longest rows expected in all of them.
+    """The slots asked for, or as many as fit into memory (0: not even one), and pages for the longest rows that are
+    expected in all of them.
 
     A row of the whole context fits in any case, if memory allows it at all.
     """
     per_page = PAGE * sum(layer.bytes_per_token(item_bytes) for layer in layers)
-    affordable = max(1, int(free_bytes * USABLE) // per_page)
+    affordable = int(free_bytes * USABLE) // per_page
     row = pages_for(min(context_length, OWN_GUESS + max_new_tokens))
     wanted = (AUTO_GPU if gpu else AUTO_CPU) if rows == "auto" else rows
-    slots = max(1, min(wanted, affordable // row))
+    slots = min(wanted, affordable // row)
     longest = min(affordable, pages_for(context_length))
     prefix_tokens = int(free_bytes * FOR_PREFIXES) * PAGE // per_page
     return Size(slots, max(slots * row, longest) + 1, prefix_tokens, wanted)

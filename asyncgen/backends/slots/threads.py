@@ -3,14 +3,21 @@
 Threads of one computation wait for each other many times a step. If somebody else's process takes one of the cores,
 each of these waits can last a time slice of the operating system, and two threads are up to forty times slower than
 one (measured on two cores). So the other number is tried now and then, and at once when steps get much slower.
+
+The number is a setting of the whole process: one engine at a time may change it, and puts it back when it ends.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from statistics import median
+from threading import Lock
 
-__all__ = ["ThreadChoice"]
+import torch
+
+__all__ = ["ThreadChoice", "choosing_threads", "most_threads"]
 
 TRIAL = 3
 """Steps of a trial."""
@@ -27,6 +34,8 @@ class ThreadChoice:
 
     def __init__(self, most: int) -> None:
         self.threads = most
+        self.open = most > 1
+        """Whether there is anything to choose."""
         self._most = most
         self._usual: deque[float] = deque(maxlen=8)
         self._trial: list[float] | None = None
@@ -72,3 +81,31 @@ class ThreadChoice:
             self._pause = min(LATEST, 2 * self._pause)
         self._trial, self._since = None, 0
         return self.threads
+
+
+_changing = Lock()
+_most: int | None = None
+"""What the process had when the engine that may change it began; None: nobody changes it."""
+
+
+def most_threads() -> int:
+    """The threads that torch uses in this process when no engine has lowered their number."""
+    return _most or torch.get_num_threads()
+
+
+@contextmanager
+def choosing_threads() -> Iterator[ThreadChoice]:
+    """A choice whose answers may be followed (``torch.set_num_threads``) until the end; without alternatives, if
+    another engine is choosing.
+    """
+    global _most  # noqa: PLW0603  # a setting of the process has one keeper
+    if not _changing.acquire(blocking=False):
+        yield ThreadChoice(1)
+        return
+    try:
+        _most = torch.get_num_threads()
+        yield ThreadChoice(_most)
+    finally:
+        torch.set_num_threads(_most or 1)
+        _most = None
+        _changing.release()

@@ -6,6 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import nullcontext
 from time import perf_counter
 
 import torch
@@ -22,8 +23,7 @@ from asyncgen.backends.slots.filling import LANES
 from asyncgen.backends.slots.meter import SlotMeter
 from asyncgen.backends.slots.prefixes import Prefixes
 from asyncgen.backends.slots.sizing import Size
-from asyncgen.backends.slots.threads import ThreadChoice
-from asyncgen.errors import BackendFailed
+from asyncgen.backends.slots.threads import ThreadChoice, choosing_threads
 from asyncgen.records import Completion, Prompt, Sampling
 
 _log = logging.getLogger(__name__)
@@ -55,50 +55,47 @@ class Worker:
             layers,
             slots=size.slots,
             pages=size.pages,
-            vocabulary=loaded.embeddings,
+            vocabulary=_logits_width(loaded),
             settle=self._settle,
         )
         self._prefixes = Prefixes(self._decoder.prefix, size.prefix_tokens)
         self._meter = meter
+        self._most_pages = size.pages - 1
         self._refill = max(1, size.slots // REFILL)
         self._waiting: deque[Prompt] = deque()
         self._done: list[Completion] = []
         self._tokens = 0
 
     def run(self, exchange: Exchange) -> None:
-        """Until everything is done, or nobody wants it. Raises BackendFailed if the model does."""
-        decoder = self._decoder
-        on_cpu = decoder.device.type == "cpu"
-        threads = torch.get_num_threads()
-        choice = ThreadChoice(threads if on_cpu else 1)
-        try:
-            with torch.inference_mode():
-                if threads > 1 and on_cpu:
-                    torch.set_num_threads(choice.begin(*(self._timed(number) for number in (1, threads))))
-                self._meter.running(0)
-                while not (exchange.over or (exchange.ended and self._idle)):
-                    exchange.ask(decoder.free + self._refill - len(self._waiting))
-                    self._waiting += exchange.collect(wait=self._idle)
-                    self._drop(exchange.cancelled)
-                    if self._waiting and (decoder.free >= self._refill or not decoder.live):
-                        self._admit()
-                    if decoder.live:
-                        began = perf_counter()
-                        self._finish(decoder.step())
-                        if on_cpu:
-                            torch.set_num_threads(choice.stepped(perf_counter() - began))
-                    self._meter.running(decoder.live, self._tokens)
-                    self._tokens = 0
-                    exchange.deliver(tuple(self._done))
-                    self._done.clear()
-        except BackendFailed:
-            raise
-        except Exception as error:
-            raise BackendFailed(f"the model failed: {type(error).__name__}: {error}") from error
-        finally:
+        """Until everything is done, or nobody wants it. Raises what the model does."""
+        on_cpu = self._decoder.device.type == "cpu"
+        with torch.inference_mode(), choosing_threads() if on_cpu else nullcontext(ThreadChoice(1)) as choice:
+            if choice.open:
+                torch.set_num_threads(choice.begin(*(self._timed(number) for number in (1, choice.threads))))
             self._meter.running(0)
-            if on_cpu:
-                torch.set_num_threads(threads)
+            try:
+                while not (exchange.over or (exchange.ended and self._idle)):
+                    self._turn(exchange, choice)
+            finally:
+                self._meter.running(0)
+
+    def _turn(self, exchange: Exchange, choice: ThreadChoice) -> None:
+        """At most one group of prompts, and one step: whoever wants something waits no longer than that."""
+        decoder = self._decoder
+        exchange.ask(decoder.free + self._refill - len(self._waiting))
+        self._waiting += exchange.collect(wait=self._idle)
+        self._drop(exchange.cancelled)
+        if self._waiting and (decoder.free >= min(self._refill, len(self._waiting)) or not decoder.live):
+            self._admit()
+        if decoder.live:
+            began = perf_counter()
+            self._finish(decoder.step())
+            if choice.open:
+                torch.set_num_threads(choice.stepped(perf_counter() - began))
+        self._meter.running(decoder.live, self._tokens)
+        self._tokens = 0
+        exchange.deliver(tuple(self._done))
+        self._done.clear()
 
     @property
     def _idle(self) -> bool:
@@ -115,11 +112,8 @@ class Worker:
         return min(seconds)
 
     def _admit(self) -> None:
-        """Seats what waits, as far as there is room, in groups that share a beginning."""
-        while self._waiting and self._decoder.free:
-            group = self._group()
-            if not group:
-                return
+        """Seats the next of those who wait, as far as there is room, together if they share a beginning."""
+        if group := self._group():
             self._meter.running(self._decoder.live + len(group), self._tokens)
             self._tokens = 0
             hits, misses = self._prefixes.hits, self._prefixes.misses
@@ -134,17 +128,17 @@ class Worker:
         while self._waiting and len(group) < self._decoder.free:
             prompt = self._waiting[0]
             pages = pages_for(prompt.prepared.length, prompt.max_new_tokens)
+            if pages > self._most_pages:
+                self._waiting.popleft()
+                self._reject(prompt, f"it needs {pages} pages of the cache, which has {self._most_pages}")
+                continue
             tokens += prompt.prepared.length
             if group and (tokens > TOGETHER or _beginning(prompt) != _beginning(group[0])):
                 break
             if not group and not self._prefixes.fits(_beginning(prompt)):
                 break
             if pages > room:
-                if group or self._decoder.live:
-                    break
-                self._waiting.popleft()
-                self._reject(prompt, f"it needs room for {pages} pages of the cache, which has {room}")
-                continue
+                break
             room -= pages
             group.append(self._waiting.popleft())
         return group
@@ -210,3 +204,9 @@ class Worker:
 
 def _beginning(prompt: Prompt) -> tuple[int, ...]:
     return prompt.prepared.token_ids[: prompt.prepared.shared]
+
+
+def _logits_width(loaded: Loaded) -> int:
+    """A model's last layer may be wider than its embedding, for the sake of round numbers."""
+    head = loaded.model.get_output_embeddings()
+    return loaded.embeddings if head is None else int(head.weight.shape[0])
