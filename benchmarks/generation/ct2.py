@@ -66,8 +66,8 @@ class CTranslate2:
 
     def _choose(self) -> tuple[_Choice, dict[str, float]]:
         sample = self._setting.sample
-        if self._setting.rows is not None:
-            return (self._setting.rows, "prompt"), {}
+        if self._setting.rows is not None:  # the order that nobody could have is in its favour
+            return (self._setting.rows, "prompt" if self._setting.eos is not None else "output"), {}
         sizes = [(size, "prompt") for size in fitting(SIZES, sample)]
         best, rates = best_of(sizes, self._serve, sample)
         if self._setting.eos is not None:  # nobody knows the lengths
