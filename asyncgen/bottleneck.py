@@ -110,7 +110,7 @@ def _who_keeps_slots_empty(lately: Snapshot) -> str:
     depths, half = lately.depths, lately.seconds / 2
     undecided = depths.get("undecided", 0)
     if undecided >= depths.get("window", 0) > 0:  # nothing may be planned before something is decided
-        if depths.get("judging", 0) + depths.get("completions", 0) >= undecided / 2:
+        if depths.get("judging", 0) + depths.get("completions", 0) >= (undecided - lately.rows_running) / 2:
             return _slowest_validator(lately)
         return "the disk" if lately.disk_seconds >= half else ""
     name, seconds = _most(lately.source_seconds)

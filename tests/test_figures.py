@@ -292,6 +292,10 @@ FULL_WINDOW = {"undecided": 256, "window": 256}
             replace(SPARSE, validator_seconds={"kindness": 80}, depths=FULL_WINDOW | {"judging": 250}),
             "validator kindness",
         ),
+        (
+            replace(SPARSE, rows_running=100, depths=FULL_WINDOW | {"completions": 70, "judging": 16, "in order": 70}),
+            "the validators",
+        ),
         (replace(SPARSE, disk_seconds=9, depths=FULL_WINDOW), "the disk"),
         (replace(SPARSE, depths=FULL_WINDOW), "the generator, with 20% of its slots in use"),
         (
