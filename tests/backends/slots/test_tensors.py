@@ -53,7 +53,8 @@ class Making:
 
     def queries(self, tokens: int) -> Tensor:
         """Scaled."""
-        return self(tokens, self.layer.heads, self.layer.key_size) * self.layer.key_size**-0.5
+        scale: float = self.layer.key_size**-0.5
+        return self(tokens, self.layer.heads, self.layer.key_size) * scale
 
     def keys(self, tokens: int) -> Tensor:
         return self(tokens, self.layer.kv_heads, self.layer.key_size)
