@@ -81,7 +81,13 @@ async def test_examples_that_change_with_every_prompt_change_no_text() -> None:
 @pytest.mark.timeout(300)
 def test_a_run_that_is_killed_is_resumed_to_the_same_records(tmp_path: Path) -> None:
     options = ("backend.kind=slots", "validation.enabled=false", "generation.max_new_tokens=60", "window=16")
-    arguments = (*(part for option in options for part in ("--set", option)), "--num-stories", "24", "--batch-size", "5")
+    arguments = (
+        *(part for option in options for part in ("--set", option)),
+        "--num-stories",
+        "24",
+        "--batch-size",
+        "5",
+    )
     whole = asyncgen("run", *arguments, "--output-path", "whole.jsonl", cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr
     killed = tmp_path / "killed.jsonl"
@@ -136,6 +142,7 @@ def test_judging_that_waits_stalls_no_row(tmp_path: Path) -> None:
     anyio.run(main)
 
 
+@pytest.mark.timeout(600)
 def test_memory_is_constant_through_ten_thousand_generations(tmp_path: Path) -> None:
     model = make_model(tmp_path, hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_key_value_heads=1)
     config = config_for(model, backend={"kind": "slots"}, batch_size=64, max_new_tokens=2, temperature=1.0)
