@@ -137,9 +137,9 @@ def test_sizes_keep_to_memory(free: int, rows: object, new: int, context: int) -
         gpu=False,
     )
     page = PAGE * 4 * 2 * 128 * 4
-    assert 1 <= found.slots <= found.wanted == (128 if rows == "auto" else rows)
-    assert found.pages >= 2
-    assert found.slots == 1 or found.pages * page <= free + page
+    assert 0 <= found.slots <= found.wanted == (128 if rows == "auto" else rows)  # 0: not even one fits
+    assert found.pages >= 1 + found.slots
+    assert found.pages * page <= free + page
 
 
 class Computing:
