@@ -32,6 +32,8 @@ __all__ = ["Worker"]
 
 TOGETHER = 2048
 """Prompt tokens computed at a time; the rows that run wait meanwhile."""
+SOON = 32
+"""Prompts that are asked for at a time, beside a refill."""
 REFILL = 16
 """Slots are refilled when a share of one in so many is free: prompts are cheaper to compute together."""
 
@@ -82,7 +84,8 @@ class Worker:
     def _turn(self, exchange: Exchange, choice: ThreadChoice) -> None:
         """At most one group of prompts, and one step: whoever wants something waits no longer than that."""
         decoder = self._decoder
-        exchange.ask(decoder.free + self._refill - len(self._waiting))
+        # No more than is begun soon: what is taken is finished, even if the run is told to stop.
+        exchange.ask(min(decoder.free, SOON) + self._refill - len(self._waiting))
         self._waiting += exchange.collect(wait=self._idle)
         self._drop(exchange.cancelled)
         if self._waiting and (decoder.free >= min(self._refill, len(self._waiting)) or not decoder.live):
