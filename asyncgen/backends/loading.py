@@ -115,6 +115,8 @@ def _device(backend: LocalModel) -> torch.device:
         raise ConfigError(
             f"backend.device: {backend.device!r} is no device", hint="auto, cpu, cuda, cuda:1, mps ..."
         ) from error
+    if device.type == "meta" or (device.type == "mps" and not torch.backends.mps.is_available()):
+        raise ConfigError(f"backend.device: {backend.device!r} is not there", hint="use auto or cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
             f"backend.device: {backend.device!r} is not there; torch sees {torch.cuda.device_count()} GPUs",

@@ -11,11 +11,18 @@ backend is closed.
 
 from __future__ import annotations
 
+from contextlib import suppress
+from pathlib import Path
+
 import psutil
 import torch
 
 __all__ = ["TokenBudget", "free_bytes", "is_out_of_memory", "kv_bytes_per_token", "rows_that_fit"]
 
+_CONTROL_GROUP_FILES = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
 _GROW_AFTER = 16
 _MAX_AUTO_ROWS = 256
 _USABLE = 0.6
@@ -66,10 +73,22 @@ def rows_that_fit(free_bytes: int, bytes_per_row: int) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free now, on a CUDA device or for this computer's processes."""
+    """Memory that is free now: on a CUDA device; or of this computer, as far as limits of the process's control group
+    (a container's, say) and of its address space let it be had.
+    """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
+    free = [int(psutil.virtual_memory().available)]
+    for limit_file, used_file in _CONTROL_GROUP_FILES:
+        with suppress(OSError, ValueError):  # no limit, or no such thing here
+            free.append(int(Path(limit_file).read_text()) - int(Path(used_file).read_text()))
+    with suppress(ImportError, OSError, ValueError):
+        import resource  # noqa: PLC0415  # there is none on Windows
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if limit != resource.RLIM_INFINITY:
+            free.append(limit - psutil.Process().memory_info().vms)
+    return max(0, min(free))
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +12,7 @@ from hypothesis import strategies as st
 from asyncgen.backends.base import BackendSnapshot
 from asyncgen.backends.memory import TokenBudget, kv_bytes_per_token, rows_that_fit
 from asyncgen.backends.meter import Meter
+from tests.programs import environment
 
 
 def test_a_budget_is_unknown_until_a_batch_did_not_fit() -> None:
@@ -92,3 +96,16 @@ def test_snapshots_add_up() -> None:
     one = BackendSnapshot(1.0, 2, 3, 4, 5, 6, 7, 8, 9)
     assert one + one == BackendSnapshot(2.0, 4, 6, 8, 10, 12, 14, 16, 18)
     assert one + BackendSnapshot() == one
+
+
+def test_a_limit_of_the_process_is_a_limit_of_the_free_memory() -> None:
+    code = (
+        "import resource, torch; from asyncgen.backends.memory import free_bytes; cpu = torch.device('cpu');"
+        "before = free_bytes(cpu); used = psutil.Process().memory_info().vms;"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, resource.RLIM_INFINITY)); print(before, free_bytes(cpu))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", f"import psutil; {code}"], env=environment(), capture_output=True, text=True, check=True
+    )
+    before, after = map(int, done.stdout.split())
+    assert 0 < after <= 2**28 < before

@@ -7,6 +7,7 @@ It looks for the end of the exchange before every step, so leaving takes one ste
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -17,7 +18,7 @@ from anyio import CapacityLimiter, to_thread
 from asyncgen.backends.base import BackendSnapshot, Completions, Limits
 from asyncgen.backends.chat import Chat
 from asyncgen.backends.loading import Loaded
-from asyncgen.backends.memory import free_bytes
+from asyncgen.backends.memory import free_bytes, is_out_of_memory
 from asyncgen.backends.rendering import check_template, encode
 from asyncgen.backends.slots.boundary import Boundaries
 from asyncgen.backends.slots.exchange import Exchange
@@ -29,6 +30,8 @@ from asyncgen.config import Config
 from asyncgen.errors import BackendFailed, ModelError
 from asyncgen.packing import PromptPool
 from asyncgen.records import Message, Prepared
+
+_log = logging.getLogger(__name__)
 
 __all__ = ["Slots"]
 
@@ -127,14 +130,27 @@ class Slots:
     def _work(self, exchange: Exchange) -> None:
         self._meter.preparing()
         try:
-            worker = Worker(
-                self._loaded,
-                self._layers,
-                self._size,
-                chat=self._chat,
-                sampling=self._sampling,
-                meter=self._meter,
-            )
-            worker.run(exchange)
+            self._worker().run(exchange)
         except Exception as error:
             raise BackendFailed(f"the model failed: {type(error).__name__}: {error}") from error
+
+    def _worker(self) -> Worker:
+        """The engine with its memory; if that is not to be had after all (a limit of the process, say), half of it."""
+        while True:
+            try:
+                return Worker(
+                    self._loaded,
+                    self._layers,
+                    self._size,
+                    chat=self._chat,
+                    sampling=self._sampling,
+                    meter=self._meter,
+                )
+            except Exception as error:
+                if not is_out_of_memory(error) or self._size.slots <= 1:
+                    raise
+            # Out here the exception is gone, whose traceback kept what was allocated alive.
+            self._size = self._size.halved()
+            self.limits = replace(self.limits, rows=self._size.slots)
+            self._meter.resized(self._size.slots)
+            _log.info("the memory for the cache is not to be had: %d slots", self._size.slots)

@@ -54,6 +54,10 @@ class SlotMeter:
         counted = replace(counted, rows_running=rows, generated=counted.generated + tokens)
         self._state = _State(counted, now if rows else None)
 
+    def resized(self, slots: int) -> None:
+        """There are so many slots now."""
+        self._count(slots=slots)
+
     def out_of_memory(self) -> None:
         """Counts prompts that did not fit together."""
         self._count(out_of_memory=self._state.counted.out_of_memory + 1)

@@ -28,6 +28,11 @@ class Size:
     wanted: int
     """Slots that were asked for; more than ``slots`` if memory is short."""
 
+    def halved(self) -> Size:
+        """Half of the slots and of everything else."""
+        slots = max(1, self.slots // 2)
+        return Size(slots, 1 + (self.pages - 1) * slots // self.slots, self.prefix_tokens // 2, self.wanted)
+
 
 def size(
     layers: Sequence[LayerShape],

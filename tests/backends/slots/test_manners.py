@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -11,11 +12,13 @@ import anyio
 import pytest
 import torch
 
+from asyncgen.backends.loading import Loaded
+from asyncgen.backends.slots import backend as backend_module
 from asyncgen.backends.slots import threads
 from asyncgen.backends.slots.cache import LayerShape
-from asyncgen.backends.slots.sizing import size
+from asyncgen.backends.slots.sizing import Size, size
 from asyncgen.backends.slots.threads import choosing_threads, most_threads
-from asyncgen.backends.slots.worker import TOGETHER
+from asyncgen.backends.slots.worker import TOGETHER, Worker
 from asyncgen.errors import BackendFailed
 from asyncgen.packing import PromptPool, Window
 from asyncgen.records import Completion
@@ -112,3 +115,23 @@ def test_little_memory_is_never_exceeded() -> None:
         assert (found.pages - 1) * per_page <= 0.6 * free
         assert found.slots * 12 <= found.pages - 1
     assert found.slots == 128
+
+
+def test_memory_that_is_not_to_be_had_after_all_makes_fewer_slots(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit of the process, or a neighbour that was quicker: found out when the cache is allocated."""
+
+    class Greedy(Worker):
+        def __init__(self, loaded: Loaded, layers: Sequence[LayerShape], size: Size, **others: Any) -> None:
+            if size.slots > 2:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1697447936 bytes")
+            super().__init__(loaded, layers, size, **others)
+
+    async def main() -> None:
+        async with opened(slots_for(llama, batch_size=9)) as backend, at_work(backend) as running:
+            running.put(make(backend, 7))
+            found = await running.until(7)
+            assert all(not completion.error for completion in found)
+            assert backend.snapshot().slots == backend.limits.rows == 2
+
+    monkeypatch.setattr(backend_module, "Worker", Greedy)
+    anyio.run(main)
