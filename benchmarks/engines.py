@@ -95,11 +95,9 @@ def measure(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
     model = models.build(chosen.model, folder, SEED)
     stream = workload.make(chosen.workload, model.folder, chosen.requests, natural=model.natural, seed=SEED)
     workload.save(stream, folder / "workload.json")
-    machine = Machine(**measure_machine(chosen.threads))
     conditions = {
         "model": model.describe(),
         "workload": stream.describe(),
-        "machine": {"GFLOP/s": round(machine.flops / 1e9, 1), "GB/s": round(machine.bandwidth / 1e9, 1)},
         "sampling": {"temperature": chosen.temperature, "top_k": chosen.top_k, "top_p": chosen.top_p},
         "ctranslate2": metadata.version("ctranslate2") if find_spec("ctranslate2") else "not installed",
         "threads": chosen.threads,
@@ -128,12 +126,12 @@ def measure(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
             child = open_ones.enter_context(Child(name, setting | {"rows": rows}, folder, chosen.limit))
             print(f"{name}: {child.cannot or json.dumps(child.settings)}; {blocks[name]} requests a round", flush=True)
             children.append(child)
-        found = play(children, blocks, stream, chosen.rounds, model.shape, machine)
+        found = play(children, blocks, stream, chosen.rounds, lambda: Machine(**measure_machine(chosen.threads)))
     base, peer = baseline(found), best_peer(found)
-    results = {each.name: summary(each, base) for each in found}
+    results = {each.name: summary(each, base, model.shape) for each in found}
     print("\n" + table(results, base.name if base else ""))
     if peer is not None:
-        against = {each.name: summary(each, peer).get("ratio") for each in found if each.name != peer.name}
+        against = {each.name: summary(each, peer, model.shape).get("ratio") for each in found if each.name != peer.name}
         conditions |= {"best peer": peer.name, "times the best peer": against}
         print(f"\nbest peer: {peer.name}, {peer.rate:,.0f} tokens/s")
     return {"conditions": conditions, "engines": results}

@@ -51,12 +51,16 @@ def test_an_engine_delivers_exactly_what_was_drawn(engine: str, tmp_path: Path) 
         "top_p": 1.0, "rows": 4, "trial": 4, "eos": None,
     }  # fmt: skip
     with Child(f"{engine}@passive", setting, tmp_path, 100) as child:
-        (measured,) = play([child], {child.name: 7}, stream, 2, model.shape, MACHINE)
+        (measured,) = play([child], {child.name: 7}, stream, 2, lambda: MACHINE)
     assert not measured.cannot
     limits = [request.limit for request in stream.requests]
     # The second block begins where the first ended, and goes on at the stream's beginning.
     assert [block.tokens for block in measured.blocks] == [sum(limits[:7]), sum(limits[7:] + limits[:4])]
-    assert all(block.floor > 0 for block in measured.blocks)
+    assert [block.machine for block in measured.blocks] == [None if engine == "brief" else MACHINE] * 2
+    assert all(
+        block.rows == 4 and block.demand.outputs == block_lengths
+        for block, block_lengths in zip(measured.blocks, (limits[:7], limits[7:] + limits[:4]), strict=True)
+    )
 
 
 def test_an_engine_that_cannot_start_says_why(tmp_path: Path) -> None:
@@ -122,16 +126,30 @@ def test_the_floor_grows_with_what_is_asked(own: list[tuple[int, int]], prefix: 
 
 
 def test_ratios_are_taken_round_by_round() -> None:
-    slow = Measured("brief", 4, blocks=[Block(2.0, 100, 0.1), Block(1.0, 100, 0.1), Block(4.0, 100, 0.1)])
-    fast = Measured("slots", 8, blocks=[Block(1.0, 200, 0.5), Block(1.0, 300, 0.5), Block(1.0, 100, 0.5)])
-    out = Measured("pipeline", 4, cannot="it is tired", blocks=[Block(0.1, 100, 0.1)])
+    asked = Demand(prefix=10, prompts=[3], outputs=[4])
+    here, twice = Machine(1e5, 1e5), Machine(2e5, 2e5)
+    least = floor_seconds(SHAPE, asked, 2, here)
+    assert least > 0.1
+
+    def block(seconds: float, tokens: int, machine: Machine | None = None) -> Block:
+        return Block(seconds, tokens, asked, 2, machine)
+
+    slow = Measured("brief", 4, blocks=[block(2.0, 100), block(1.0, 100), block(4.0, 100)])
+    fast = Measured("slots", 8, blocks=[block(1.0, 200, here), block(1.0, 300, twice), block(1.0, 100, here)])
+    out = Measured("pipeline", 4, cannot="it is tired", blocks=[block(0.1, 100)])
     base = baseline([slow, fast, out])
     assert base is slow
-    result = summary(fast, base)
+    result = summary(fast, base, SHAPE)
     assert result["ratio"] == {"median": 4.0, "min": 3.0, "max": 4.0}
-    assert result["fraction of floor"]["median"] == 0.5
-    assert "fraction of floor" not in summary(slow, base)
-    text = table({each.name: summary(each, base) for each in (slow, fast, out)}, base.name)
-    assert "| slots | 200 | 4.00 (3.00 to 4.00) | 0.50 | 8 |" in text
+    assert result["fraction of floor"] == _rounded(least, least / 2, least)
+    assert result["with the best rates of all rounds"] == _rounded(*[least / 2] * 3)
+    assert "fraction of floor" not in summary(slow, base, SHAPE)
+    text = table({each.name: summary(each, base, SHAPE) for each in (slow, fast, out)}, base.name)
+    assert f"| slots | 200 | 4.00 (3.00 to 4.00) | {least:.2f} | 8 |" in text
     assert "cannot: it is tired" in text
     json.dumps(result)
+
+
+def _rounded(*values: float) -> dict[str, float]:
+    found = {"median": sorted(values)[len(values) // 2], "min": min(values), "max": max(values)}
+    return {name: round(value, 4) for name, value in found.items()}

@@ -12,7 +12,8 @@ prefix of P tokens, and requests of p own prompt tokens and n output tokens each
                                                          c = sum over requests of (n-1) p + (n-1) n / 2
 
 ``steps`` is ``sum(n - 1) / S`` with S rows at once, all of them always occupied. Writing keys and values, norms,
-rotations, activations and sampling are left out, so the floor lies below what is possible.
+rotations, activations and sampling are left out, so the floor lies below what is possible. The rates are measured right
+before and after each block (machine.py), the better of both: a shared machine is another one every minute.
 """
 
 from __future__ import annotations
@@ -33,6 +34,14 @@ class Machine:
     """Float32 matrix rate, in FLOP/s."""
     bandwidth: float
     """In bytes/s."""
+
+    def at_best(self, other: Machine) -> Machine:
+        """The better of both, in each respect."""
+        return Machine(max(self.flops, other.flops), max(self.bandwidth, other.bandwidth))
+
+    def describe(self) -> dict[str, float]:
+        """For the results."""
+        return {"GFLOP/s": round(self.flops / 1e9, 1), "GB/s": round(self.bandwidth / 1e9, 1)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 from benchmarks.generation.child import Child
@@ -22,8 +23,12 @@ class Block:
 
     seconds: float
     tokens: int
-    floor: float
-    """Seconds that the same would take at least."""
+    demand: Demand
+    """What was asked for."""
+    rows: int
+    """Generated at once."""
+    machine: Machine | None = None
+    """The better of what the machine could do right before and right after; measured for engines of ours."""
 
     @property
     def rate(self) -> float:
@@ -49,9 +54,16 @@ class Measured:
 
 
 def play(
-    children: Sequence[Child], blocks: dict[str, int], workload: Workload, rounds: int, shape: Shape, machine: Machine
+    children: Sequence[Child],
+    blocks: dict[str, int],
+    workload: Workload,
+    rounds: int,
+    measure: Callable[[], Machine],
 ) -> list[Measured]:
-    """``rounds`` rounds after a warm-up of every engine. Engines that cannot say why, and are left out from then on."""
+    """``rounds`` rounds after a warm-up of every engine. Engines that cannot say why, and are left out from then on.
+
+    ``measure`` says what the machine can do at best at the moment: on a shared one, another thing every minute.
+    """
     found = [Measured(child.name, blocks[child.name], child.settings, child.cannot) for child in children]
     pairs = list(zip(children, found, strict=True))
     for child, measured in pairs:
@@ -62,15 +74,18 @@ def play(
         turn = number % len(pairs)
         for child, measured in pairs[turn:] + pairs[:turn]:
             if not measured.cannot:
-                _one_block(child, measured, workload, number, shape, machine)
+                _one_block(child, measured, workload, number, measure)
     return found
 
 
 def _one_block(
-    child: Child, measured: Measured, workload: Workload, number: int, shape: Shape, machine: Machine
+    child: Child, measured: Measured, workload: Workload, number: int, measure: Callable[[], Machine]
 ) -> None:
     first, total = number * measured.requests, len(workload.requests)
+    ours = not _is_peer(child.name)
+    before = measure() if ours else None
     done = child.run(first, measured.requests)
+    after = measure() if ours else None
     if done is None:
         measured.cannot = child.cannot
         return
@@ -81,7 +96,8 @@ def _one_block(
         measured.cannot = f"it delivered {sum(tokens)} tokens where {sum(drawn)} were drawn"
         return
     demand = Demand(workload.prefix, [len(request.ids) - workload.prefix for request in requests], tokens)
-    measured.blocks.append(Block(seconds, sum(tokens), floor_seconds(shape, demand, child.rows, machine)))
+    machine = before.at_best(after) if before and after else None
+    measured.blocks.append(Block(seconds, sum(tokens), demand, child.rows, machine))
     print(f"round {number + 1}: {measured.name:20} {sum(tokens):8,} tokens in {seconds:7.1f} s", flush=True)
 
 
@@ -92,10 +108,10 @@ def baseline(found: Sequence[Measured]) -> Measured | None:
 
 def best_peer(found: Sequence[Measured]) -> Measured | None:
     """The fastest engine that is not ours."""
-    return max((each for each in found if each.name.partition("@")[0] in PEERS and each.rate), key=_rate, default=None)
+    return max((each for each in found if _is_peer(each.name) and each.rate), key=_rate, default=None)
 
 
-def summary(each: Measured, base: Measured | None) -> dict[str, Any]:
+def summary(each: Measured, base: Measured | None, shape: Shape) -> dict[str, Any]:
     """An engine's results: medians over the rounds with the least and the most."""
     if each.cannot or not each.blocks:
         return {"cannot": each.cannot or "it had no round", "settings": each.settings}
@@ -109,8 +125,12 @@ def summary(each: Measured, base: Measured | None) -> dict[str, Any]:
     if base is not None:
         pairs = zip(each.blocks, base.blocks, strict=False)
         result["ratio"] = _spread([block.rate / other.rate for block, other in pairs])
-    if each.name.partition("@")[0] not in PEERS:
-        result["fraction of floor"] = _spread([block.floor / block.seconds for block in each.blocks])
+    if machines := [block.machine for block in each.blocks if block.machine is not None]:
+        best = reduce(Machine.at_best, machines)
+        measured = [(block, block.machine) for block in each.blocks if block.machine is not None]
+        result["machine"] = [machine.describe() for machine in machines]
+        result["fraction of floor"] = _spread([_fraction(block, shape, machine) for block, machine in measured])
+        result["with the best rates of all rounds"] = _spread([_fraction(block, shape, best) for block, _ in measured])
     return result
 
 
@@ -134,6 +154,14 @@ def table(results: dict[str, dict[str, Any]], base: str) -> str:
 
 def _rate(each: Measured) -> float:
     return each.rate
+
+
+def _is_peer(name: str) -> bool:
+    return name.partition("@")[0] in PEERS
+
+
+def _fraction(block: Block, shape: Shape, machine: Machine) -> float:
+    return floor_seconds(shape, block.demand, block.rows, machine) / block.seconds
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:

@@ -7,7 +7,8 @@ passes of at most a hundred tokens a row.
 
 from __future__ import annotations
 
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import torch
 
@@ -15,6 +16,7 @@ from asyncgen.backends.loading import Loaded
 from asyncgen.backends.slots.cache import LayerShape
 from asyncgen.backends.slots.declared import check_declared
 from asyncgen.backends.slots.observed import OBSERVING, observe
+from asyncgen.backends.slots.packed import Packing
 from asyncgen.backends.slots.passes import NAME
 from asyncgen.backends.slots.trial import check_same, try_out
 from asyncgen.backends.slots.unsupported import Unsupported
@@ -27,45 +29,65 @@ _TOKENS = 64
 
 
 def probe(loaded: Loaded, reach: int) -> list[LayerShape]:
-    """The model's attention layers, in order; leaves the model with the engine's attention.
+    """The model's attention layers, in order; leaves the model with the engine's attention and products.
 
     ``reach`` is the longest sequence, prompt and answer, that will ever be computed. Raises Unsupported, and then, or
-    on any other exception, the model attends as it did before.
+    on any other exception, the model computes as it did before.
     """
-    model = loaded.model
-    check_declared(model, reach)
-    before = model.config._attn_implementation  # noqa: SLF001  # transformers has no public way to read it
-    try:
-        return _compute(model, before, reach, loaded.embeddings)
-    except (Unsupported, torch.OutOfMemoryError):
-        model.set_attn_implementation(before)
-        raise
-    except Exception as error:  # code of others, called in a way it may never have been tried in
-        model.set_attn_implementation(before)
-        raise Unsupported(f"a trial run failed: {type(error).__name__}: {' '.join(str(error).split())}") from error
-    except BaseException:
-        model.set_attn_implementation(before)
-        raise
+    check_declared(loaded.model, reach)
+    with torch.inference_mode(), _Changes(loaded.model) as changes:
+        try:
+            return _compute(loaded.model, changes, reach, loaded.embeddings)
+        except (Unsupported, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # code of others, called in a way it may never have been tried in
+            text = " ".join(str(error).split())
+            raise Unsupported(f"a trial run failed: {type(error).__name__}: {text}") from error
 
 
-@torch.inference_mode()
-def _compute(model: Any, before: str, reach: int, embeddings: int) -> list[LayerShape]:
+class _Changes:
+    """What the engine changes of a model, so that it can be taken back: it is, if the block ends with an exception."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._attention = model.config._attn_implementation  # noqa: SLF001  # transformers has no public way to read it
+        self._packing = Packing(model)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if error is not None:
+            self.undo()
+
+    def make(self) -> None:
+        """The engine's attention, and its products."""
+        self._model.set_attn_implementation(NAME)
+        self._packing.on()
+
+    def undo(self) -> None:
+        """The model as it was."""
+        self._packing.off()
+        self._model.set_attn_implementation(self._attention)
+
+
+def _compute(model: Any, changes: _Changes, reach: int, embeddings: int) -> list[LayerShape]:
     ids = _tokens(_SEEDS[0], embeddings)
     model.set_attn_implementation(OBSERVING)
     layers = observe(model, torch.tensor(ids[: min(16, reach)], device=model.device), reach)
     try:
-        _try(model, before, layers, reach, ids)
+        _try(model, changes, layers, reach, ids)
     except Unsupported:
-        _try(model, before, layers, reach, _tokens(_SEEDS[1], embeddings))
+        _try(model, changes, layers, reach, _tokens(_SEEDS[1], embeddings))
     return layers
 
 
-def _try(model: Any, before: str, layers: list[LayerShape], reach: int, ids: list[int]) -> None:
-    model.set_attn_implementation(NAME)
+def _try(model: Any, changes: _Changes, layers: list[LayerShape], reach: int, ids: list[int]) -> None:
+    changes.make()
     told = try_out(model, layers, reach, ids)
-    model.set_attn_implementation(before)
+    changes.undo()
     check_same(model, told)
-    model.set_attn_implementation(NAME)
+    changes.make()
 
 
 def _tokens(seed: int, embeddings: int) -> list[int]:
