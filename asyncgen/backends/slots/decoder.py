@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from asyncgen.backends.decoding import Row
-from asyncgen.backends.sampling import Sampler
+from asyncgen.backends.sampling import Picked, Sampler
 from asyncgen.backends.sampling_parameters import Needs
 from asyncgen.backends.slots.arrangement import Arrangement, Seat
 from asyncgen.backends.slots.attention import Partials
@@ -124,10 +124,15 @@ class Decoder:
         self.cache.bias[pages, 0, offsets] = 0
         slots = torch.tensor([seat.slot for seat in seats], device=self.device)
         self._state.seat(slots, seats, start)
-        return self._sample(logits[: len(seats)], slots, seats, Needs.of([seat.sampling for seat in seats]))
+        picked = self._pick(logits[: len(seats)], slots, Needs.of([seat.sampling for seat in seats]))
+        return self._take(picked, slots, seats)
 
     def step(self) -> list[Seat]:
-        """One more token of every row; there is at least one."""
+        """One more token of every row; there is at least one. Gives those that have ended."""
+        return self.take(self.compute())
+
+    def compute(self) -> Picked:
+        """The next token of every row. No row goes on before ``take``: if this fails it can be done again."""
         self._grow()
         if (arranged := self._arrangement) is None:
             arranged = self._arrangement = self._arrange()
@@ -146,11 +151,17 @@ class Decoder:
         )
         logits = forward(self._model, state.tokens[lanes], state.starts[lanes] + lengths, run)
         count = len(arranged.seats)
-        live = lanes[:count]
-        state.lengths[live] += 1
+        return self._pick(logits[:count], lanes[:count], arranged.needs)
+
+    def take(self, picked: Picked) -> list[Seat]:
+        """Lets all rows go on by what ``compute`` picked, and takes away those that have ended."""
+        arranged = self._arrangement
+        assert arranged is not None, "compute comes first"
+        live = arranged.lanes[: len(arranged.seats)]
+        self._state.lengths[live] += 1
         for seat in arranged.seats:
             seat.length += 1
-        return self._sample(logits[:count], live, arranged.seats, arranged.needs)
+        return self._take(picked, live, arranged.seats)
 
     def remove(self, seat: Seat) -> None:
         """Frees a row's slot."""
@@ -179,10 +190,10 @@ class Decoder:
         self._arrangement = None
 
     def _add_page(self, seat: Seat) -> None:
-        page = self.cache.take(seat.slot)
         if len(seat.pages) == self._table.shape[1]:
             more = torch.full_like(self._table, self._neutral)
             self._table = torch.cat([self._table, more], dim=1)
+        page = self.cache.take(seat.slot)
         self._table[seat.slot, len(seat.pages)] = page
         seat.pages.append(page)
 
@@ -201,14 +212,17 @@ class Decoder:
             self._table[seat.slot, place] = target
         return Arrangement.of(self._seats.values(), self._filling, self._size, self.slots, self.device)
 
-    def _sample(self, logits: Tensor, slots: Tensor, seats: Sequence[Seat], needs: Needs) -> list[Seat]:
-        """Samples the next token of ``seats``, which are in ``slots``, and takes away those that have ended."""
+    def _pick(self, logits: Tensor, slots: Tensor, needs: Needs) -> Picked:
+        """The next tokens of the rows in ``slots``."""
         state = self._state
         parameters = state.parameters.select(slots)
-        picked = self._sampler.pick(
+        return self._sampler.pick(
             logits, state.seeds[slots], state.drawn[slots], parameters, needs, state.seen(slots, needs)
         )
-        state.take(slots, picked)
+
+    def _take(self, picked: Picked, slots: Tensor, seats: Sequence[Seat]) -> list[Seat]:
+        """Gives the rows in ``slots`` their tokens, and takes away those that have ended."""
+        self._state.take(slots, picked)
         tokens, broken = picked.tokens.tolist(), picked.broken.tolist()
         logprobs = [None] * len(tokens) if picked.logprobs is None else picked.logprobs.tolist()
         ended = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
@@ -14,7 +15,7 @@ import torch
 from asyncgen.backends.chat import Chat
 from asyncgen.backends.decoding import Row
 from asyncgen.backends.loading import Loaded
-from asyncgen.backends.memory import is_out_of_memory
+from asyncgen.backends.memory import TokenBudget, is_out_of_memory
 from asyncgen.backends.slots.arrangement import Seat
 from asyncgen.backends.slots.cache import LayerShape, pages_for
 from asyncgen.backends.slots.decoder import Decoder
@@ -24,7 +25,7 @@ from asyncgen.backends.slots.meter import SlotMeter
 from asyncgen.backends.slots.prefixes import Prefixes
 from asyncgen.backends.slots.sizing import Size
 from asyncgen.backends.slots.threads import ThreadChoice, choosing_threads
-from asyncgen.records import Completion, Prompt, Sampling
+from asyncgen.records import Completion, FinishReason, Prompt, Sampling
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +35,10 @@ TOGETHER = 2048
 """Prompt tokens computed at a time; the rows that run wait meanwhile."""
 SOON = 32
 """Prompts that are asked for at a time, beside a refill."""
+SHORTEST_WAIT, PATIENCE = 0.05, 7
+"""Seconds that a row waits which is alone and does not fit, twice as long each time, and how often: 6 s in all."""
+CALM = 64
+"""Steps without running out of memory that count for more rows, where there were too many."""
 REFILL = 16
 """Slots are refilled when a share of one in so many is free: prompts are cheaper to compute together."""
 
@@ -63,7 +68,10 @@ class Worker:
         self._prefixes = Prefixes(self._decoder.prefix, size.prefix_tokens)
         self._meter = meter
         self._most_pages = size.pages - 1
-        self._refill = max(1, size.slots // REFILL)
+        self._slots = size.slots
+        self._budget = TokenBudget()  # of rows, not of tokens
+        self._steps = 0
+        self._alone = 0  # times in a row that a step of a single row did not fit
         self._waiting: deque[Prompt] = deque()
         self._done: list[Completion] = []
         self._tokens = 0
@@ -85,14 +93,14 @@ class Worker:
         """At most one group of prompts, and one step: whoever wants something waits no longer than that."""
         decoder = self._decoder
         # No more than is begun soon: what is taken is finished, even if the run is told to stop.
-        exchange.ask(min(decoder.free, SOON) + self._refill - len(self._waiting))
+        exchange.ask(min(self._free, SOON) + self._refill - len(self._waiting))
         self._waiting += exchange.collect(wait=self._idle)
         self._drop(exchange.cancelled)
-        if self._waiting and (decoder.free >= min(self._refill, len(self._waiting)) or not decoder.live):
+        if self._waiting and (self._free >= min(self._refill, len(self._waiting)) or not decoder.live):
             self._admit()
         if decoder.live:
             began = perf_counter()
-            self._finish(decoder.step())
+            self._step()
             if choice.open:
                 torch.set_num_threads(choice.stepped(perf_counter() - began))
         self._meter.running(decoder.live, self._tokens)
@@ -100,9 +108,64 @@ class Worker:
         exchange.deliver(tuple(self._done))
         self._done.clear()
 
+    def _step(self) -> None:
+        """One more token of every row that runs; of fewer rows from now on, if memory does not hold the step."""
+        rows = self._decoder.live
+        try:
+            picked = self._decoder.compute()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            picked = None
+        # Out here the exception is gone, whose traceback kept the tensors alive.
+        if picked is None:
+            self._make_room()
+            return
+        self._finish(self._decoder.take(picked))
+        self._steps, self._alone = self._steps + 1, 0
+        if self._steps % CALM == 0:
+            self._budget.fitted(rows)
+
+    def _make_room(self) -> None:
+        """Lets half of the rows begin anew later, those that have least to lose. One that is alone waits for memory to
+        come back, and has failed if that does not happen for some seconds.
+        """
+        self._meter.out_of_memory()
+        self._prefixes.clear()
+        if self._decoder.live == 1 and self._alone < PATIENCE:
+            time.sleep(SHORTEST_WAIT * 2**self._alone)
+            self._alone += 1
+            return
+        self._alone = 0
+        self._budget.failed(self._decoder.live)
+        seats = sorted(self._decoder.seats, key=lambda seat: len(seat.row.tokens))
+        for seat in seats[: max(1, len(seats) // 2)]:
+            self._decoder.remove(seat)
+            self._leave(seat)
+            if len(seats) == 1:
+                self._reject(seat.row.prompt, "a step of it does not fit, not even alone")
+            else:
+                self._waiting.appendleft(seat.row.prompt)
+        _log.info("a step of %d rows did not fit into memory", len(seats))
+
     @property
     def _idle(self) -> bool:
         return not self._decoder.live and not self._waiting
+
+    @property
+    def _rows(self) -> int:
+        """Rows that may run at once: the slots, or fewer, as far as memory was found to hold them."""
+        return self._slots if self._budget.limit is None else min(self._slots, self._budget.limit)
+
+    @property
+    def _free(self) -> int:
+        """Rows that may join those that run."""
+        return max(0, self._rows - self._decoder.live)
+
+    @property
+    def _refill(self) -> int:
+        """Free slots that are worth a group of prompts."""
+        return max(1, self._rows // REFILL)
 
     def _timed(self, threads: int) -> float:
         """Seconds of a small forward pass with this number of threads, at best."""
@@ -128,12 +191,13 @@ class Worker:
         group: list[Prompt] = []
         tokens = 0
         room = self._decoder.cache.pages.room
-        while self._waiting and len(group) < self._decoder.free:
+        while self._waiting and len(group) < self._free:
             prompt = self._waiting[0]
             pages = pages_for(prompt.prepared.length, prompt.max_new_tokens)
             if pages > self._most_pages:
                 self._waiting.popleft()
-                self._reject(prompt, f"it needs {pages} pages of the cache, which has {self._most_pages}")
+                why = f"it needs {pages} pages of the cache, which has {self._most_pages}"
+                self._reject(prompt, why, "refused")  # as one that is too long for the model: nothing is broken
                 continue
             tokens += prompt.prepared.length
             if group and (tokens > TOGETHER or _beginning(prompt) != _beginning(group[0])):
@@ -190,8 +254,8 @@ class Worker:
     def _settle(self, row: Row, token: int, broken: bool, logprob: float | None) -> None:
         self._tokens += row.advance(token, self._chat, self._eos_ids, broken=broken, logprob=logprob)
 
-    def _reject(self, prompt: Prompt, why: str) -> None:
-        self._done.append(Completion(prompt, "", 0, 0.0, "error", f"out of memory: {why}", retryable=False))
+    def _reject(self, prompt: Prompt, why: str, reason: FinishReason = "error") -> None:
+        self._done.append(Completion(prompt, "", 0, 0.0, reason, f"out of memory: {why}", retryable=False))
 
     def _drop(self, cancelled: AbstractSet[int]) -> None:
         if not cancelled:

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from asyncgen.backends import open_backend
 from asyncgen.backends.slots.backend import Slots
+from asyncgen.backends.slots.decoder import Decoder
 from asyncgen.backends.slots.state import State
 from asyncgen.config import Config
 from asyncgen.errors import BackendFailed
@@ -272,6 +273,86 @@ def test_out_of_memory_after_the_model_leaves_nothing_behind(llama: Path, monkey
     anyio.run(main)
 
 
+@pytest.mark.parametrize("limit", [5, 1, 0])
+def test_out_of_memory_in_a_step_makes_fewer_rows_and_loses_nobody(
+    llama: Path, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``limit`` rows fit into a step; more begin anew, and only those that fit not even alone fail, one by one."""
+    pick, most = Decoder._pick, []
+
+    def fails_late(self: Decoder, logits: Any, slots: Any, needs: Any) -> Any:
+        picked = pick(self, logits, slots, needs)
+        if self._arrangement is not None and self.live > limit:  # in a step: admission has none yet
+            raise torch.OutOfMemoryError("simulated")
+        most.append(self.live)
+        return picked
+
+    async def main() -> None:
+        async with opened(slots_for(llama, batch_size=8)) as backend:
+            prompts = make(backend, 20)
+            expected = said(await complete(backend, prompts))
+            monkeypatch.setattr(Decoder, "_pick", fails_late)
+            monkeypatch.setattr("asyncgen.backends.slots.worker.PATIENCE", 1)
+            async with at_work(backend) as running:
+                running.put(prompts)
+                found = said(await running.until(20))
+                assert backend.snapshot().out_of_memory > 0
+            if limit:
+                assert found == expected
+                assert max(most) >= limit
+            else:
+                assert {each[2] for each in found.values()} == {"error"}
+                assert len(found) == 20
+
+    anyio.run(main)
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, times: int, above: int) -> list[int]:
+    """Lets so many steps of more than so many rows fail; the rows of each step that was tried."""
+    compute, rows = Decoder.compute, []
+
+    def fails(self: Decoder) -> Any:
+        nonlocal times
+        rows.append(self.live)
+        if self.live > above and times:
+            times -= 1
+            raise torch.OutOfMemoryError("simulated")
+        return compute(self)
+
+    monkeypatch.setattr(Decoder, "compute", fails)
+    return rows
+
+
+def test_rows_come_back_when_memory_does(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with opened(slots_for(llama, batch_size=8)) as backend:
+            monkeypatch.setattr("asyncgen.backends.slots.worker.CALM", 1)
+            rows = failing(monkeypatch, times=3, above=2)
+            async with at_work(backend) as running:
+                running.put(make(backend, 60, 30))
+                await running.until(60)
+        assert max(rows[10:40]) < 8
+        assert max(rows[-200:]) == 8
+
+    anyio.run(main)
+
+
+def test_a_row_that_is_alone_waits_for_memory(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with opened(slots_for(llama, batch_size=1)) as backend:
+            prompts = make(backend, 3)
+            expected = said(await complete(backend, prompts))
+            monkeypatch.setattr("asyncgen.backends.slots.worker.SHORTEST_WAIT", 0.001)
+            failing(monkeypatch, times=7, above=0)
+            assert said(await complete(backend, prompts)) == expected
+            failing(monkeypatch, times=8, above=0)
+            found = said(await complete(backend, prompts))
+            (lost,) = [index for index, each in found.items() if each[2] == "error"]
+            assert found == expected | {lost: ("", 0, "error")}
+
+    anyio.run(main)
+
+
 def test_a_prompt_that_needs_more_pages_than_there_are_is_refused(llama: Path) -> None:
     async def main() -> None:
         async with opened(slots_for(llama, batch_size=2)) as backend:
@@ -281,7 +362,7 @@ def test_a_prompt_that_needs_more_pages_than_there_are_is_refused(llama: Path) -
             async with at_work(backend) as running:
                 running.put(prompts)
                 found = said(await running.until(5))
-            assert found.pop(9) == ("", 0, "error")
+            assert found.pop(9) == ("", 0, "refused")
             assert "error" not in {each[2] for each in found.values()}
 
     anyio.run(main)
