@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import torch
 
-__all__ = ["TokenBudget", "free_bytes", "is_out_of_memory", "kv_bytes_per_token", "rows_that_fit"]
+__all__ = ["TokenBudget", "free_bytes", "is_out_of_memory", "kv_bytes_per_token", "rows_that_fit", "total_bytes"]
 
 _CONTROL_GROUP_FILES = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
@@ -82,13 +82,32 @@ def free_bytes(device: torch.device) -> int:
     for limit_file, used_file in _CONTROL_GROUP_FILES:
         with suppress(OSError, ValueError):  # no limit, or no such thing here
             free.append(int(Path(limit_file).read_text()) - int(Path(used_file).read_text()))
-    with suppress(ImportError, OSError, ValueError):
-        import resource  # noqa: PLC0415  # there is none on Windows
-
-        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-        if limit != resource.RLIM_INFINITY:
-            free.append(limit - psutil.Process().memory_info().vms)
+    if (limit := _address_space()) is not None:
+        free.append(limit - psutil.Process().memory_info().vms)
     return max(0, min(free))
+
+
+def total_bytes() -> int:
+    """Memory that this computer has, or that the process's control group and its address space may have, if that is
+    less: a number that does not change while others come and go.
+    """
+    total = [int(psutil.virtual_memory().total)]
+    for limit_file, _ in _CONTROL_GROUP_FILES:
+        with suppress(OSError, ValueError):  # no limit, or no such thing here
+            total.append(int(Path(limit_file).read_text()))
+    if (limit := _address_space()) is not None:
+        total.append(limit)
+    return min(total)
+
+
+def _address_space() -> int | None:
+    """The limit of the process's address space, in bytes; None if there is none."""
+    try:
+        import resource  # noqa: PLC0415  # there is none on Windows
+    except ImportError:
+        return None
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if limit == resource.RLIM_INFINITY else limit
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -15,9 +15,10 @@ import platform
 from functools import cache
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor, nn
+
+from asyncgen.backends.memory import total_bytes
 
 _log = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ __all__ = ["Packing"]
 ROWS = 128
 """Rows for which weights are packed; other numbers work too."""
 SHARE = 0.25
-"""Share of the computer's memory that packed weights may take beside the plain ones; larger models are not packed. Not
+"""Share of the memory there is that packed weights may take beside the plain ones; larger models are not packed. Not
 of what happens to be free: bits must not depend on that."""
 
 
@@ -55,7 +56,7 @@ class Packing:
         linears = [each for each in model.modules() if type(each) is nn.Linear and "forward" not in vars(each)]
         linears = [each for each in linears if each.weight.dtype == torch.float32 and each.weight.device.type == "cpu"]
         size = sum(each.weight.nbytes for each in linears)
-        wanted = size <= SHARE * psutil.virtual_memory().total and _works()
+        wanted = size <= SHARE * total_bytes() and _works()
         try:
             self.layers = {each: _Packed(each) for each in linears} if wanted else {}
         except RuntimeError as error:  # out of memory, most likely
@@ -79,8 +80,11 @@ def _works() -> bool:
     built = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # torch is typed in parts
     if platform.machine() not in {"x86_64", "AMD64"} or not built:
         return False
-    linear = nn.Linear(48, 80)
-    rows = torch.rand(ROWS, 48)
+    linear = nn.Linear(48, 80, device="meta").to_empty(device="cpu")  # the application's random numbers are its own
+    with torch.no_grad():
+        for part in linear.parameters():
+            part.copy_(torch.arange(part.numel()).view(part.shape).sin())
+    rows = torch.arange(ROWS * 48.0).view(ROWS, 48).cos()
     try:
         found = _Packed(linear)(rows)
     except (AttributeError, RuntimeError):  # another version of torch
