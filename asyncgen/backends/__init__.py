@@ -67,5 +67,6 @@ def _open_model(config: Config, options: LocalModel) -> Slots | Static:
                 hint="set backend.kind to auto or static: static works for every model",
             ) from reason
         static = Static(loaded, config)
+        static.fallback = str(reason)
         static.notices += (f"generating in batches (static), for the in-flight engine cannot run this model: {reason}",)
         return static

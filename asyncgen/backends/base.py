@@ -35,6 +35,8 @@ class Backend(Protocol):
     """Sentences a user should read once (a missing chat template, a fallback)."""
     engine: str
     """What generates, by its kind in the configuration: where that says ``auto``, what it became."""
+    fallback: str
+    """Why it is not the in-flight engine, where ``auto`` would have had that; else empty."""
     revision: str | None
     """The commit of a hub model that was loaded; None where there is none to know."""
 

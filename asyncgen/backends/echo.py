@@ -42,6 +42,7 @@ class Echo:
         self.limits = Limits(options.context_length, _AUTO_ROWS if batch_size == "auto" else batch_size)
         self.notices: tuple[str, ...] = ()
         self.engine = "echo"
+        self.fallback = ""
         self.revision: str | None = None
         self._options = options
         self._stop = config.generation.stop

@@ -66,6 +66,7 @@ class Static:
         self.limits = Limits(loaded.context_length, self._batch_size())
         self.notices: tuple[str, ...] = self._chat.notices(config.system_prompt)
         self.engine = "static"
+        self.fallback = ""
         self.revision: str | None = loaded.revision
         dtype = str(loaded.model.dtype).removeprefix("torch.")
         self.described = f"on {loaded.device}, {dtype}, batches of {self.limits.rows} (static)"

@@ -60,6 +60,7 @@ async def test_auto_falls_back_with_one_sentence_and_slots_refuses(windowed: Pat
     [notice] = report.notices
     assert notice == f"generating in batches (static), for the in-flight engine cannot run this model: {why}"
     assert manifest_of(tmp_path)["facts"]["engine"] == "static"
+    assert manifest_of(tmp_path)["facts"]["why not slots"] == why
     with pytest.raises(
         asyncgen.ModelError, match=r"the slots backend cannot run .* (?s:sliding window .*static works)"
     ):
@@ -109,6 +110,7 @@ async def test_another_engine_behind_auto_is_told_and_noted(llama: Path, tmp_pat
     assert report.notices == (f"resumed with another setting: {change}",)
     assert manifest_of(tmp_path)["notes"] == [f"index 1: {change}"]
     assert manifest_of(tmp_path)["facts"]["engine"] == "slots"
+    assert manifest_of(tmp_path)["facts"]["why not slots"] is None
 
 
 def test_slots_has_the_settings_of_every_local_engine() -> None:

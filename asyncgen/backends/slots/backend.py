@@ -68,6 +68,7 @@ class Slots:
                 f"memory holds {self._size.slots} rows at once, not {self._size.wanted} (generation.batch_size)",
             )
         self.engine = "slots"
+        self.fallback = ""
         self.revision: str | None = loaded.revision
         self.described = (
             f"on {loaded.device}, {str(loaded.model.dtype).removeprefix('torch.')}, {self.limits.rows} slots"
