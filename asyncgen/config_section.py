@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue
 
-__all__ = ["FunctionReference", "Parameters", "Section", "may_be_empty"]
+__all__ = ["HIDDEN", "FunctionReference", "Parameters", "Section", "may_be_empty", "without_secrets"]
 
 _REFERENCE = re.compile(r"([A-Za-z_]\w*(\.[A-Za-z_]\w*)*|.+\.py):[A-Za-z_]\w*", re.DOTALL)
 
@@ -34,6 +34,32 @@ def _is_finite(parameters: dict[str, JsonValue]) -> dict[str, JsonValue]:
 
 Parameters = Annotated[dict[str, JsonValue], AfterValidator(_is_finite)]
 """Passed to a function of the user's by name."""
+
+
+HIDDEN = "(hidden)"
+_SECRET = re.compile(
+    r"(?:.*_)?(?:api_?keys?|access_?keys?|private_?keys?|token|secrets?|passwords?|passwd|credentials?|authorization)",
+    re.IGNORECASE,
+)
+_HARMLESS = re.compile(r"(?:eos|bos|pad|unk|sep|mask|end|start|stop|special|next|max|min|num)_token", re.IGNORECASE)
+_CASE = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+
+
+def without_secrets(value: JsonValue) -> JsonValue:
+    """The same, but what has a name like ``api_key``, ``hf_token``, ``clientSecret`` or ``password`` is hidden, at any
+    depth and whatever it is; null stays null.
+    """
+    if isinstance(value, dict):
+        return {
+            key: HIDDEN if each is not None and _is_secret(key) else without_secrets(each)
+            for key, each in value.items()
+        }
+    return [without_secrets(each) for each in value] if isinstance(value, list) else value
+
+
+def _is_secret(name: str) -> bool:
+    words = re.sub(r"[\W_]+", "_", _CASE.sub("_", name))
+    return bool(_SECRET.fullmatch(words)) and not _HARMLESS.fullmatch(words)
 
 
 def may_be_empty(model: type[BaseModel]) -> Iterator[str]:

@@ -18,7 +18,10 @@ What each field of the configuration does to the records (``RULES``):
               validation.functions.timeout; and backend.kind among the engines for the same local model (auto, static,
               slots; another kind is refused)
     free      num_stories (it may grow; at or below what is on disk the run is complete); output_path; window;
-              drain_timeout; max_rejection_rate; validation.functions.concurrency; echo: seconds_per_batch
+              drain_timeout; watchdog; sources.timeout; max_rejection_rate; validation.functions.concurrency; echo:
+              seconds_per_batch
+
+Secrets among parameters (``config_section.without_secrets``) are neither kept nor compared.
 
 Compared is what they mean: a source named as its kind is not named; ``k_shot_count`` 0 and ``use_k_shot`` false are one
 thing, and then nothing rotates; of validation that is switched off, only that counts.
@@ -38,7 +41,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from asyncgen.config import Config, TemplateSource, Validation
+from asyncgen.config import Config, TemplateSource, Validation, without_secrets
 from asyncgen.output.hashes import content_of
 
 __all__ = ["RULES", "Difference", "Fingerprint", "Rule", "compare", "fingerprint"]
@@ -82,6 +85,7 @@ RULES: dict[str, Rule] = {
     "sources.path": "input",
     "sources.function": "input",
     "sources.parameters": "records",
+    "sources.timeout": "free",
     "use_k_shot": "records",
     "k_shot_count": "records",
     "k_shot_rotate": "records",
@@ -91,6 +95,7 @@ RULES: dict[str, Rule] = {
     "max_rejection_rate": "free",
     "window": "free",
     "drain_timeout": "free",
+    "watchdog": "free",
     "validation.enabled": "records",
     "validation.min_words": "records",
     "validation.max_words": "records",
@@ -225,7 +230,7 @@ def _fields(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, object]
             for place, each in enumerate(value):
                 yield from _fields(each, f"{prefix}{name}[{place}].")
         elif prefix + name != "validation.functions":
-            yield prefix + name, section.model_dump(mode="json", include={name})[name]
+            yield prefix + name, without_secrets(section.model_dump(mode="json", include={name})[name])
 
 
 def _rule_name(name: str) -> str:
