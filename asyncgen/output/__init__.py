@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from asyncgen.output.fingerprint import Difference, compare, fingerprint
 from asyncgen.output.manifest import Manifest, State
-from asyncgen.output.opening import MAY_BE_MENDED, Progress, is_full, peek
+from asyncgen.output.opening import MAY_BE_MENDED, Progress, holds_records, is_full, peek
 from asyncgen.output.places import Places
+from asyncgen.output.repair import Salvage, repair
 from asyncgen.output.repeats import Seen, seen_stories
 from asyncgen.output.verify import VerifyReport, verify
 from asyncgen.output.writer import Output, open_output
@@ -17,14 +18,17 @@ __all__ = [
     "Output",
     "Places",
     "Progress",
+    "Salvage",
     "Seen",
     "State",
     "VerifyReport",
     "compare",
     "fingerprint",
+    "holds_records",
     "is_full",
     "open_output",
     "peek",
+    "repair",
     "seen_stories",
     "verify",
 ]

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from asyncgen.errors import ResumeRefused
 from asyncgen.output.places import sync_folder
+from asyncgen.output.points import points
 from asyncgen.output.recovery import Mark
 
 __all__ = ["FORMAT", "Manifest", "State", "Timings", "Totals", "hardware", "read", "replace", "versions"]
@@ -128,8 +129,11 @@ def replace(path: Path, manifest: Manifest) -> None:
         with new.open("xb") as file:  # never through a link that somebody left there
             file.write(text.encode() + b"\n")
             file.flush()
+            points.at("manifest written")
             os.fsync(file.fileno())
+        points.at("manifest synced")
         new.replace(path)
+        points.at("manifest replaced")
     except OSError:
         with suppress(OSError):
             new.unlink()

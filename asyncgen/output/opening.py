@@ -17,9 +17,21 @@ from asyncgen.output import manifest as manifests
 from asyncgen.output.fingerprint import Difference, Fingerprint, compare, fingerprint
 from asyncgen.output.manifest import Manifest, State, Timings
 from asyncgen.output.places import Places, size_of, sync_folder
+from asyncgen.output.points import points
 from asyncgen.output.recovery import Kept, Mark, cut, examine
 
-__all__ = ["MAY_BE_MENDED", "Opened", "Progress", "entering", "failing", "is_full", "now", "peek", "prepare"]
+__all__ = [
+    "MAY_BE_MENDED",
+    "Opened",
+    "Progress",
+    "entering",
+    "failing",
+    "holds_records",
+    "is_full",
+    "now",
+    "peek",
+    "prepare",
+]
 
 MAY_BE_MENDED = "may be mended"
 """Fact of the manifest: the names of inputs in which the last session found something to mend, or null."""
@@ -150,7 +162,7 @@ def entering(places: Places) -> Iterator[None]:
         with failing(places):
             yield
     except OutputFailed as error:
-        if _holds_records(places):
+        if holds_records(places):
             raise
         cause = error.__cause__
         if isinstance(cause, OSError) and cause.errno in _NO_PLACE:
@@ -160,7 +172,7 @@ def entering(places: Places) -> Iterator[None]:
         ) from cause
 
 
-def _holds_records(places: Places) -> bool:
+def holds_records(places: Places) -> bool:
     """Whether there is, or for all that can be seen may be, something that was committed."""
     try:
         return any(size_of(path) for path in (places.stories, places.rejected))
@@ -222,8 +234,10 @@ def _make_way(places: Places, look: _Look) -> str:
     cut(places, look.kept.mark)
     claims_nothing = {"synced": manifests.Synced(), "totals": manifests.Totals()}
     manifests.replace(places.manifest, look.manifest.model_copy(update=claims_nothing))
+    points.at("manifest claims nothing")
     aside = places.free_aside()
     places.rejected.rename(aside)
+    points.at("moved aside")
     sync_folder(aside.parent)
     changes = "; ".join(map(str, look.differences))
     return (

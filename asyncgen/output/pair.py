@@ -11,10 +11,13 @@ import aiofiles
 from aiofiles.threadpool.binary import AsyncFileIO
 
 from asyncgen.output.places import Places
+from asyncgen.output.points import points
 from asyncgen.output.recovery import Mark
 from asyncgen.output.thread import DiskThread
 
 __all__ = ["Pair"]
+
+_NAMES = ("stories", "rejected")
 
 
 class Pair:
@@ -37,6 +40,7 @@ class Pair:
             if data:
                 self._unsynced.add(number)
                 await self._append(self._files[number], data)
+                points.at(f"{_NAMES[number]} appended")
 
     async def sync(self) -> None:
         """Makes what was appended last. A failure is final: the kernel may have dropped the pages, and a second
@@ -45,6 +49,7 @@ class Pair:
         for number in sorted(self._unsynced):
             self._unsynced.discard(number)
             await self._thread.run(os.fsync, self._files[number].fileno())
+            points.at(f"{_NAMES[number]} synced")
 
     async def cut(self, mark: Mark) -> None:
         """Takes back what was appended after ``mark``."""

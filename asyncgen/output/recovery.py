@@ -32,6 +32,7 @@ from typing import NoReturn
 from asyncgen.errors import OutputDamaged
 from asyncgen.output.lines import Foreign, Garbled, Place, decode, kinds_of, place_of
 from asyncgen.output.places import Places, read_before, size_of
+from asyncgen.output.points import points
 from asyncgen.records import Rejection, Story
 
 __all__ = ["Kept", "Mark", "cut", "examine"]
@@ -94,12 +95,16 @@ def cut(places: Places, mark: Mark) -> None:
 
     What a killed run wrote after its last fsync is in the files, but only in memory: nothing may claim it before this.
     """
-    for path, size in ((places.stories, mark.stories), (places.rejected, mark.rejected)):
+    for name, path, size in (
+        ("stories", places.stories, mark.stories),
+        ("rejected", places.rejected, mark.rejected),
+    ):
         if path.exists():
             with path.open("r+b", buffering=0) as file:
                 if size_of(path) > size:
                     file.truncate(size)
                 os.fsync(file.fileno())
+            points.at(f"{name} cut")
 
 
 class _Tail:

@@ -34,6 +34,7 @@ from asyncgen.output.manifest import State, Synced, Totals
 from asyncgen.output.opening import Opened, entering, failing, now, prepare
 from asyncgen.output.pair import Pair
 from asyncgen.output.places import Places
+from asyncgen.output.points import points
 from asyncgen.output.recovery import Mark
 from asyncgen.output.thread import DiskThread, disk_thread, locked
 from asyncgen.records import Rejection, Story
@@ -72,11 +73,14 @@ async def open_output(
         places = await thread.run(Places.of, config.output_path)
         with entering(places):
             made = await stack.enter_async_context(locked(places, thread))
+            points.at("locked")
             is_new = await thread.run(_is_new, places)
             pair = await stack.enter_async_context(_closing(Pair(places, thread)))
             with anyio.CancelScope(shield=True):
                 opened = await thread.run(prepare, places, config, inputs or {}, versions or {}, hardware or {})
+                points.at("recovered")
                 await _open_whole(pair)
+                points.at("opened")
                 await thread.run(manifests.replace, places.manifest, opened.manifest)
         output = Output(config, places, pair, opened, thread)
         output.made_folder = made

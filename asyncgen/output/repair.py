@@ -1,0 +1,206 @@
+"""``repair``: saves what is sound of a damaged output into new files. The old ones are read and never touched.
+
+A record is sound if its line is whole and its ids and counts belong together (and to the run's seed, if the manifest
+can be read). Where an end of line was lost, the records on either side of it are told apart. Of two records with the
+same index the first is kept. What is saved is in index order, each line as it was.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from asyncgen.errors import InputError, ResumeRefused
+from asyncgen.output import manifest as manifests
+from asyncgen.output.lines import Foreign, Garbled, decode, place_of
+from asyncgen.output.places import Places, size_of, sync_folder
+from asyncgen.records import Rejection, Story
+
+__all__ = ["MOST_LOSSES", "Salvage", "repair"]
+
+MOST_LOSSES = 100
+"""Losses that a report names; the rest is counted."""
+_RECORDS = re.compile(rb'(?=\{"story_id": "story_)')
+"""Where records begin: inside a text the quotes would be escaped."""
+_MOST_GAPS = 20
+
+
+@dataclass(slots=True)
+class Salvage:
+    """What was saved."""
+
+    stories: Path
+    """The new file; rejections are in another one beside it."""
+    rejected: Path
+    kept: int = 0
+    """Stories in the new file."""
+    rejections: int = 0
+    losses: list[str] = field(default_factory=list)
+    """The first ``MOST_LOSSES`` lines that were not kept, each with file, line and reason."""
+    unnamed: int = 0
+    """Losses beyond those."""
+    missing: list[range] = field(default_factory=list)
+    """Indices that are in neither file: below the highest there, and among those that the manifest says were safe."""
+
+    def text(self) -> str:
+        """The report in words, a loss on each line."""
+        lines = [f"saved: {self.kept} stories in {self.stories}, {self.rejections} rejections in {self.rejected}"]
+        count = len(self.losses) + self.unnamed
+        if count:
+            lines += [f"not kept: {count} line{'s' * (count > 1)}:", *self.losses]
+        if self.unnamed:
+            lines.append(f"... and {self.unnamed} more")
+        if self.missing:
+            gaps = [f"{gap.start}" if len(gap) == 1 else f"{gap.start} to {gap.stop - 1}" for gap in self.missing]
+            more = ", ..." if len(gaps) > _MOST_GAPS else ""
+            lost = sum(map(len, self.missing))
+            lines.append(f"missing: {lost} {'indices' if lost > 1 else 'index'}: {', '.join(gaps[:_MOST_GAPS])}{more}")
+        return "\n".join(lines)
+
+    def lose(self, loss: str) -> None:
+        """Adds one."""
+        if len(self.losses) < MOST_LOSSES:
+            self.losses.append(loss)
+        else:
+            self.unnamed += 1
+
+
+_Found = dict[int, tuple[int, int]]
+"""Index -> where its record begins in the old file, and its length without the end of line, in bytes."""
+
+
+def repair(output: Path, target: Path | None = None) -> Salvage:
+    """Saves what is sound of the output at ``output`` into ``target`` (None: beside it, ``NAME.repaired.jsonl``).
+
+    Raises InputError if a file is already where one is to be made, OSError if one cannot be read or made; no new file
+    is left then.
+    """
+    old = Places.of(output)
+    stem = old.stories.name.removesuffix(".jsonl")
+    new = Places.of(old.stories.with_name(f"{stem}.repaired.jsonl") if target is None else target)
+    salvage = Salvage(new.stories, new.rejected)
+    seed, at_least = _told(old, salvage)
+    taken: set[int] = set()
+    stories = _look(old.stories, Story, seed, taken, salvage)
+    rejected = _look(old.rejected, Rejection, seed, taken, salvage)
+    salvage.kept, salvage.rejections = len(stories), len(rejected)
+    salvage.missing = _gaps(taken, at_least)
+    for path in (new.stories, new.rejected):
+        if os.path.lexists(path):
+            raise InputError(f"{path} is there already", hint="name another file with --to; nothing is overwritten")
+    _copy(old.stories, stories, new.stories)
+    try:
+        _copy(old.rejected, rejected, new.rejected)
+    except OSError:
+        with suppress(OSError):
+            new.stories.unlink()
+        raise
+    return salvage
+
+
+def _told(places: Places, salvage: Salvage) -> tuple[int | None, int]:
+    """What the manifest tells: the run's seed, and how many indices were safe on disk."""
+    try:
+        manifest = manifests.read(places.manifest)
+    except ResumeRefused as error:
+        salvage.lose(error.message)
+        manifest = None
+    return (None, 0) if manifest is None else (manifest.seed, manifest.mark.index)
+
+
+def _look(path: Path, kind: type[Story | Rejection], seed: int | None, taken: set[int], salvage: Salvage) -> _Found:
+    """The sound records of one file; their indices are added to ``taken``."""
+    found: _Found = {}
+    for number, start, data in _pieces(path):
+        try:
+            record, length = _decode_beginning(data)
+            if not isinstance(record, kind):
+                raise Foreign(f"a {type(record).__name__.lower()} in this file")  # noqa: TRY301  # one message for all
+            index = place_of(record, seed).index
+            if index in taken:
+                raise Foreign(f"index {index} once more")  # noqa: TRY301
+        except (Garbled, Foreign) as error:
+            salvage.lose(f"{path}:{number}: {error}")
+            continue
+        if length < len(data):
+            salvage.lose(f"{path}:{number}: {len(data) - length} bytes after a record that are none")
+        taken.add(index)
+        found[index] = (start, length)
+    return found
+
+
+def _decode_beginning(data: bytes) -> tuple[Story | Rejection, int]:
+    """The record that ``data`` is, or begins with, and its bytes. Raises Garbled or Foreign."""
+    try:
+        return decode(data), len(data)
+    except Garbled:
+        try:
+            text = data.decode("utf-8", "surrogateescape")
+            _, end = json.JSONDecoder().raw_decode(text)
+        except (ValueError, RecursionError):
+            end = 0
+        beginning = text[:end].encode("utf-8", "surrogateescape")
+        if not beginning:
+            raise
+        return decode(beginning), len(beginning)
+
+
+def _pieces(path: Path) -> Iterator[tuple[int, int, bytes]]:
+    """Line number, place in the file and bytes of what may be a record each."""
+    if size_of(path) == 0:
+        return
+    start = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            at = start
+            for piece in _RECORDS.split(line):
+                if data := piece.rstrip(b"\r\n"):
+                    yield number, at, data
+                at += len(piece)
+            start += len(line)
+
+
+def _gaps(taken: set[int], end: int) -> list[range]:
+    """The indices that are not among ``taken``, up to the highest of them and at least to ``end``."""
+    gaps: list[range] = []
+    due = 0
+    for index in [*sorted(taken), *([end] if end > max(taken, default=-1) else [])]:
+        if index > due:
+            gaps.append(range(due, index))
+        due = index + 1
+    return gaps
+
+
+def _copy(source: Path, found: Mapping[int, tuple[int, int]], target: Path) -> None:
+    """Writes the records that were found to a new file, in index order, for good: it is there whole, or not at all."""
+    new = target.with_name(f"{target.name}.{os.getpid()}.new")
+    with new.open("xb") as file:
+        try:
+            if found:
+                with source.open("rb") as old:
+                    for index in sorted(found):
+                        start, length = found[index]
+                        old.seek(start)
+                        file.write(old.read(length) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+            _name(new, target)
+        finally:
+            new.unlink(missing_ok=True)
+    sync_folder(target.parent)
+
+
+def _name(new: Path, target: Path) -> None:
+    """Gives the file ``new`` the name ``target``, at which there is nothing. Raises FileExistsError if there is."""
+    try:
+        target.hardlink_to(new)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        new.rename(target)  # a file system without links
