@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         ResumeRefused,
         RunStopped,
         SourcesEnded,
+        TooManyFailures,
         TooManyRejections,
     )
     from asyncgen.metrics import Snapshot, Watched
@@ -64,6 +65,7 @@ __all__ = [
     "SourcesEnded",
     "Stories",
     "Story",
+    "TooManyFailures",
     "TooManyRejections",
     "Watched",
     "load_config",
@@ -92,6 +94,7 @@ _HOMES = {
         "ResumeRefused",
         "RunStopped",
         "SourcesEnded",
+        "TooManyFailures",
         "TooManyRejections",
     ),
     "asyncgen.metrics": (

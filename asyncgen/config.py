@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from asyncgen.config_backends import AutoBackend, Backend, EchoBackend, LocalModel, SlotsBackend, StaticBackend
-from asyncgen.config_section import FunctionReference, Section, may_be_empty
+from asyncgen.config_section import FunctionReference, Section, may_be_empty, without_secrets
 from asyncgen.config_sources import JsonlSource, PythonSource, Source, TemplateSource
 from asyncgen.config_validation import FunctionValidator, QualityWeights, Readability, Validation
 from asyncgen.records import Sampling
@@ -39,6 +39,7 @@ __all__ = [
     "TemplateSource",
     "Validation",
     "may_be_empty",
+    "without_secrets",
 ]
 
 
@@ -117,6 +118,9 @@ class Config(Section):
     which at most 8 count), at least 256."""
     drain_timeout: Annotated[float, Field(ge=0, le=86_400)] = 20.0
     """Seconds that a run which is stopped may take to finish what was begun; then it ends within a decode step."""
+    watchdog: Annotated[float, Field(gt=0, le=86_400)] | None = 600.0
+    """Seconds without progress (no token, verdict or record) after which `asyncgen run` prints where every thread and
+    task stands and ends with exit code 75, resumable; null waits for ever. Loading a model does not count."""
     validation: Validation = Validation()
     """What a story must fulfil."""
 
@@ -139,6 +143,21 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _watchdog_is_the_most_patient(self) -> Config:
+        waits = {
+            f"sources[{place}].timeout": getattr(each, "timeout", None) for place, each in enumerate(self.sources or ())
+        }
+        waits |= {
+            f"validation.functions[{at}].timeout": each.timeout for at, each in enumerate(self.validation.functions)
+        }
+        for key, seconds in waits.items():
+            if seconds is not None and self.watchdog is not None and self.watchdog <= seconds:
+                raise ValueError(
+                    f"watchdog ({self.watchdog:g}) would end the run before {key} ({seconds:g}) does; it must be more"
+                )
+        return self
+
     @property
     def shots(self) -> int:
         """Examples in front of each prompt, both switches considered."""
@@ -150,5 +169,5 @@ class Config(Section):
         return 1 if self.generation.temperature == 0 else self.max_attempts
 
     def resolved(self) -> dict[str, Any]:
-        """The configuration as plain JSON values, defaults included."""
-        return self.model_dump(mode="json")
+        """The configuration as plain JSON values, defaults included; secrets among parameters are hidden."""
+        return {name: without_secrets(value) for name, value in self.model_dump(mode="json").items()}

@@ -47,6 +47,9 @@ class PythonSource(_Source):
     yields a prompt's text, or an object like a line of a JSONL source."""
     parameters: Parameters = Field({})
     """Passed to the function by name."""
+    timeout: Annotated[float, Field(gt=0, le=86_400)] | None = None
+    """Seconds that one item may take; longer ends the run like a failure of the function, resumable. null
+    waits as long as the `watchdog` allows."""
 
 
 Source = Annotated[TemplateSource | JsonlSource | PythonSource, Field(discriminator="kind")]

@@ -14,6 +14,7 @@
     │   └── OutputFailed          the disk failed; everything committed is safe, the run can be resumed
     ├── RunStopped                the run ended short of its goal; everything decided is on disk
     │   ├── TooManyRejections     more than max_rejection_rate of the last indices were rejected, or a check failed
+    │   ├── TooManyFailures       more than half of the last indices failed with errors: a model or a machine is broken
     │   └── SourcesEnded          the sources ended before num_stories were accepted
     └── BackendFailed             generation failed in a way no retry can mend
 
@@ -41,6 +42,7 @@ __all__ = [
     "ResumeRefused",
     "RunStopped",
     "SourcesEnded",
+    "TooManyFailures",
     "TooManyRejections",
 ]
 
@@ -141,6 +143,10 @@ class TooManyRejections(RunStopped):
     """More than ``max_rejection_rate`` of the last decided indices were rejected, or a check of the user's failed in
     more than half of its last calls.
     """
+
+
+class TooManyFailures(RunStopped):
+    """More than half of the last decided indices failed with errors, and not for reasons: generating is broken."""
 
 
 class SourcesEnded(RunStopped):

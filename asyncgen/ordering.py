@@ -5,10 +5,11 @@ Pure: no I/O, no clock, no tasks. The pipeline's commit stage acts on what ``Ord
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from itertools import islice
+from typing import Literal
 
 from asyncgen import seeds
 from asyncgen.config import Config
@@ -19,9 +20,14 @@ __all__ = ["HOPELESS_AFTER", "Decisions", "Ordering", "next_attempt"]
 HOPELESS_AFTER = 200
 """Decided indices over which ``max_rejection_rate`` is taken."""
 
+BROKEN_SHARE = 0.5
+"""Share of these above which errors, as against reasons, end the run: a model or a machine is broken."""
+
 FIRST_LOOK = 25
 WORRYING = 20
 """So many rejected of the last ``FIRST_LOOK`` decided indices are worth saying, once."""
+
+_Outcome = Literal["accepted", "rejected", "failed"]
 
 REPEAT = "repeat: equal to an earlier story of this run"
 
@@ -40,6 +46,8 @@ class Decisions:
     """Many of the last indices were rejected, for the first time."""
     hopeless: bool
     """Too many of the last indices were rejected: write these records and stop."""
+    failing: bool
+    """So many of the last indices failed with errors that something is broken: write these records and stop."""
 
 
 def next_attempt(verdict: Verdict, config: Config) -> Prompt | None:
@@ -63,10 +71,11 @@ class Ordering:
         self._config = config
         self._is_new = is_new
         self._waiting: dict[int, Verdict] = {}
-        self._recent: deque[bool] = deque(maxlen=HOPELESS_AFTER)
-        self._recent_rejected = 0
+        self._recent: deque[_Outcome] = deque()
+        self._counts: Counter[_Outcome] = Counter()
         self._next = start
         self._hopeless = False
+        self._failing = False
         self._worried = False
         self.accepted = accepted
         self.rejected = rejected
@@ -83,7 +92,7 @@ class Ordering:
         records: list[Story | Rejection] = []
         repeats: list[Verdict] = []
         retries: list[Prompt] = []
-        while not self._hopeless and self._next in self._waiting:
+        while not (self._hopeless or self._failing) and self._next in self._waiting:
             verdict = self._waiting.pop(self._next)
             if self._repeats(verdict):
                 verdict = replace(verdict, reasons=(REPEAT,))
@@ -92,12 +101,19 @@ class Ordering:
                     retries.append(retry)
                     break
             records.append(self._decide(verdict))
-        return Decisions(tuple(records), tuple(repeats), tuple(retries), self._worried > worried, self._hopeless)
+        return Decisions(
+            tuple(records),
+            tuple(repeats),
+            tuple(retries),
+            worrying=self._worried > worried,
+            hopeless=self._hopeless,
+            failing=self._failing,
+        )
 
     @property
     def recent(self) -> tuple[int, int]:
         """Rejected ones among the last decided indices, and how many these are."""
-        return self._recent_rejected, len(self._recent)
+        return self._counts["rejected"] + self._counts["failed"], len(self._recent)
 
     @property
     def stops_at(self) -> int:
@@ -107,7 +123,12 @@ class Ordering:
 
     def summary(self) -> str:
         """How the last decided indices went, in words."""
-        return f"{self._recent_rejected} of the last {len(self._recent)} prompts were rejected"
+        rejected, count = self.recent
+        return f"{rejected} of the last {count} prompts were rejected"
+
+    def failures(self) -> str:
+        """How many of the last decided indices failed with errors, in words."""
+        return f"{self._counts['failed']} of the last {len(self._recent)} prompts ended with an error instead of a text"
 
     def _repeats(self, verdict: Verdict) -> bool:
         validation = self._config.validation
@@ -119,14 +140,21 @@ class Ordering:
         self.accepted += accepted
         self.rejected += not accepted
         self._next += 1
-        if len(self._recent) == HOPELESS_AFTER:
-            self._recent_rejected -= not self._recent[0]
-        self._recent.append(accepted)
-        self._recent_rejected += not accepted
-        self._worried = self._worried or _rejected_of_late(self._recent) >= WORRYING
-        if not accepted and len(self._recent) == HOPELESS_AFTER:
-            self._hopeless = self._recent_rejected / HOPELESS_AFTER > self._config.max_rejection_rate
+        self._note("accepted" if accepted else "failed" if verdict.completion.finish_reason == "error" else "rejected")
         return self._record(verdict)
+
+    def _note(self, outcome: _Outcome) -> None:
+        """Adds an outcome to the last ones, and sees whether these should end the run."""
+        if len(self._recent) == HOPELESS_AFTER:
+            self._counts[self._recent.popleft()] -= 1
+        self._recent.append(outcome)
+        self._counts[outcome] += 1
+        if outcome == "accepted":
+            return
+        self._worried = self._worried or _rejected_of_late(self._recent) >= WORRYING
+        if len(self._recent) == HOPELESS_AFTER:
+            self._hopeless = self.recent[0] / HOPELESS_AFTER > self._config.max_rejection_rate
+            self._failing = self._counts["failed"] / HOPELESS_AFTER > BROKEN_SHARE
 
     def _record(self, verdict: Verdict) -> Story | Rejection:
         completion = verdict.completion
@@ -164,5 +192,5 @@ class Ordering:
         )
 
 
-def _rejected_of_late(recent: deque[bool]) -> int:
-    return sum(not accepted for accepted in islice(reversed(recent), FIRST_LOOK))
+def _rejected_of_late(recent: deque[_Outcome]) -> int:
+    return sum(outcome != "accepted" for outcome in islice(reversed(recent), FIRST_LOOK))

@@ -30,6 +30,7 @@ from asyncgen.errors import (
     PromptRefused,
     PromptTooLong,
     SourcesEnded,
+    TooManyFailures,
     TooManyRejections,
 )
 from asyncgen.metrics import Metrics, Snapshot
@@ -200,7 +201,7 @@ class Flow:
                 prepared = self.backend.prepare(draft.messages, draft.max_new_tokens, draft.shared)
                 ready.append(draft.with_prepared(prepared))
             except (PromptTooLong, PromptRefused) as error:
-                refused.append(Completion(draft, "", 0, 0.0, "error", error=error.message, retryable=False))
+                refused.append(Completion(draft, "", 0, 0.0, "refused", error=error.message, retryable=False))
         return ready, tuple(refused)
 
     async def _generate(self, completions: MemoryObjectSendStream[tuple[Completion, ...]]) -> None:
@@ -292,6 +293,11 @@ class Flow:
                     self.window.decide(accepted=isinstance(record, Story))
             if decisions.worrying and not decisions.hopeless:
                 self._tell(self._worry())
+            if decisions.failing:
+                raise TooManyFailures(
+                    f"{self.ordering.failures()}; most frequent reasons: {_most_frequent(self.metrics)}",
+                    hint="what was decided is on disk; mend the cause, and the same run goes on from there",
+                )
             if decisions.hopeless:
                 raise TooManyRejections(
                     f"{self.ordering.summary()} (max_rejection_rate is {self.config.max_rejection_rate}); "

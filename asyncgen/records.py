@@ -22,8 +22,9 @@ __all__ = [
     "Verdict",
 ]
 
-FinishReason = Literal["stop", "length", "error", "cancelled"]
-"""``stop``: end-of-text or a stop string; ``length``: the token limit; ``error``: no usable text, see ``error``;
+FinishReason = Literal["stop", "length", "error", "refused", "cancelled"]
+"""``stop``: end-of-text or a stop string; ``length``: the token limit; ``error``: generating failed, see ``error``;
+``refused``: the prompt cannot be generated from (it is too long, the chat template does not take it), see ``error``;
 ``cancelled``: nobody wanted it any more."""
 
 
@@ -136,7 +137,7 @@ class Completion:
     """From the row's admission to its end."""
     finish_reason: FinishReason
     error: str = ""
-    """Why there is no text, if ``finish_reason`` is ``error``; such an attempt is rejected with this reason."""
+    """Why there is no text, if generating failed or was refused; such an attempt is rejected with this reason."""
     retryable: bool = True
     """False when another attempt cannot differ (a prompt that does not fit, say)."""
     logprobs: tuple[float, ...] = ()

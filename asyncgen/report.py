@@ -14,7 +14,7 @@ __all__ = ["Outcome", "Report"]
 LONG_ENOUGH = 5.0
 """Seconds from which it is worth saying what limited a run."""
 
-Outcome = Literal["complete", "stopped", "failed", "sources ended", "too many rejections"]
+Outcome = Literal["complete", "stopped", "failed", "sources ended", "too many rejections", "too many failures"]
 
 
 @dataclass(frozen=True, slots=True)

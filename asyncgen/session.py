@@ -11,16 +11,28 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import anyio
 from pydantic import TypeAdapter, ValidationError
 
-from asyncgen.backends import check_model, open_backend
+from asyncgen.backends import Backend, check_model, open_backend
 from asyncgen.backends.find import cautions, locate
 from asyncgen.config import Config, EchoBackend
-from asyncgen.errors import ResumeRefused, RunStopped, TooManyRejections
+from asyncgen.errors import ResumeRefused, RunStopped, SourcesEnded, TooManyFailures, TooManyRejections
 from asyncgen.metrics import Snapshot, View
-from asyncgen.output import MAY_BE_MENDED, Output, Places, Progress, Seen, is_full, open_output, peek, seen_stories
+from asyncgen.output import (
+    MAY_BE_MENDED,
+    Output,
+    Places,
+    Progress,
+    Seen,
+    holds_records,
+    is_full,
+    open_output,
+    peek,
+    seen_stories,
+)
 from asyncgen.pipeline import Flow, seen_before, too_few_prompts
 from asyncgen.prompts import End, input_files, open_source
 from asyncgen.report import Outcome, Report
@@ -29,10 +41,18 @@ from asyncgen.validators import open_validators, validator_files
 
 _log = logging.getLogger(__name__)
 
-__all__ = ["Notice", "finished_on_disk", "progress_on_disk", "run"]
+__all__ = ["Notice", "Resume", "check_resume", "finished_on_disk", "progress_on_disk", "run"]
 
 _ENDED = "sources ended"
+_OUTCOMES: dict[type[RunStopped], Outcome] = {
+    SourcesEnded: "sources ended",
+    TooManyFailures: "too many failures",
+    TooManyRejections: "too many rejections",
+}
 _Ends = TypeAdapter(list[End])
+
+Resume = Literal["auto", "never", "require"]
+"""Whether a run goes on with records that are there: if there are any; not at all; or in any case."""
 
 Notice = Callable[[str], object]
 """Told, one at a time, sentences that a user should read once: that a model is being loaded and was, that it has no
@@ -43,6 +63,7 @@ chat template, that a setting is another than before. ``print`` will do; it is c
 async def run(
     config: Config,
     *,
+    resume: Resume = "auto",
     stop: anyio.Event | None = None,
     watch: View | None = None,
     notice: Notice | None = None,
@@ -51,6 +72,7 @@ async def run(
 ) -> Report:
     """Makes the stories that ``config`` asks for, or those that an earlier session left to be made.
 
+    ``resume``: ``never`` refuses an output that holds records already, ``require`` one that holds none.
     ``stop``, once set, ends the run gracefully: what was begun is finished and committed, for ``drain_timeout``
     seconds at most. Cancellation ends it within one decode step of the model; what was decided before is on disk
     either way. ``watch`` is shown the run while it generates. ``notice`` is called, on the event loop, with each
@@ -59,8 +81,8 @@ async def run(
     the number of stories on disk when inputs and output are sound and the model is about to be loaded. ``cut_short`` is
     given the report of a run that was cancelled or failed while it generated, which then has nobody to return it to.
 
-    Raises InputError, OutputError, BackendFailed, TooManyRejections or SourcesEnded; the last two carry the
-    ``report``.
+    Raises InputError, OutputError, BackendFailed, TooManyRejections, TooManyFailures or SourcesEnded; the last three
+    carry the ``report``.
     """
     told: list[str] = []
 
@@ -70,10 +92,13 @@ async def run(
             notice(text)
 
     with single_cause():
+        await in_thread(check_resume, config, resume)
         async with open_source(config, tell) as source:
             validators = await in_thread(open_validators, config)
             inputs = await in_thread(_checked_inputs, config)
             async with open_output(config, inputs) as output:
+                if output.resumed and resume == "never":  # somebody else's, since we looked
+                    check_resume(config, resume)
                 if begin is not None:
                     begin(output.accepted)
                 _tell_how_it_goes_on(config, output, tell)
@@ -86,7 +111,7 @@ async def run(
                     for text in backend.notices:
                         tell(text)
                     _check_revision(backend.revision, output)
-                    _note_engine(backend.engine, config, output, tell)
+                    _note_engine(backend, config, output, tell)
                     flow = Flow(
                         config,
                         source,
@@ -106,6 +131,24 @@ async def run(
                         if cut_short is not None:
                             cut_short(_left(flow, output, told, failed=isinstance(error, Exception)))
                         raise
+
+
+def check_resume(config: Config, resume: Resume) -> None:
+    """Raises ResumeRefused if the output is not as ``resume`` wants it. Reads nothing."""
+    if resume == "auto":
+        return
+    places = Places.of(config.output_path)
+    there = holds_records(places)
+    if there and resume == "never":
+        raise ResumeRefused(
+            f"{places.stories} or {places.rejected.name} holds records already, and resume never forbids to go on",
+            hint="give another output_path, or resume auto",
+        )
+    if not there and resume == "require":
+        raise ResumeRefused(
+            f"{places.stories} holds no records, and resume require wants some to go on with",
+            hint="look whether output_path is the one you mean; resume auto begins where there are none",
+        )
 
 
 def progress_on_disk(config: Config) -> Progress | None:
@@ -152,8 +195,7 @@ async def _let_go(
                     watchers.start_soon(_stop_when_asked, flow, stop, draining)
                 await _run_and_describe(flow, output)
         except RunStopped as stopped:
-            outcome: Outcome = "too many rejections" if isinstance(stopped, TooManyRejections) else "sources ended"
-            stopped.report = _report(outcome, flow.snapshot(), output, told)
+            stopped.report = _report(_OUTCOMES[type(stopped)], flow.snapshot(), output, told)
             raise
         watchers.cancel_scope.cancel()
     if flow.complete:
@@ -223,14 +265,14 @@ def _check_revision(revision: str | None, output: Output) -> None:
     output.describe({"model revision": revision})
 
 
-def _note_engine(engine: str, config: Config, output: Output, tell: Notice) -> None:
+def _note_engine(backend: Backend, config: Config, output: Output, tell: Notice) -> None:
     """``auto`` may have become another engine than before; another ``backend.kind`` is told of by the fingerprint."""
-    before = output.facts.get("engine")
+    engine, before = backend.engine, output.facts.get("engine")
     if output.resumed and before not in (None, engine) and config.backend.kind == "auto":
         change = f"backend.kind: auto was {before}, is now {engine}"
         tell(f"resumed with another setting: {change}")
         output.note(f"index {output.start}: {change}")
-    output.describe({"engine": engine})
+    output.describe({"engine": engine, "why not slots": backend.fallback or None})
 
 
 def _seen(config: Config, output: Output) -> Seen:

@@ -144,7 +144,8 @@ sys.exit(before != after)
         assert not [call for call in calls if ast.unparse(call.func) == "print"], path
         # Python itself prints warnings and errors that are logged where nobody has configured logging.
         loud = ("_log.warning", "_log.error", "_log.exception", "_log.critical")
-        assert not [call for call in calls if ast.unparse(call.func) in loud], path
+        if path.parent.name != "cli":  # which configures it
+            assert not [call for call in calls if ast.unparse(call.func) in loud], path
 
 
 def test_the_walk_through_the_architecture_names_what_there_is() -> None:

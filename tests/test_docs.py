@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from asyncgen.cli import EXIT_CODES
+from asyncgen.cli.watchdog import STALLED
 from asyncgen.config_file import load_config
 from asyncgen.output.fingerprint import RULES
 from asyncgen.prompts.templates import DEFAULT_TEMPLATE
@@ -59,7 +60,7 @@ def test_exit_codes_are_those_of_the_program() -> None:
     page = (ROOT / "docs" / "resuming.md").read_text(encoding="utf-8")
     section = page.partition("## Exit codes")[2].partition("\n## ")[0]
     named = {int(code) for row in re.findall(r"^\| ([\d, ]+) \|", section, re.MULTILINE) for code in row.split(",")}
-    assert named == {0, 1, 130, 143} | {code for _, code in EXIT_CODES}
+    assert named == {0, 1, STALLED, 130, 143} | {code for _, code in EXIT_CODES}
 
 
 @pytest.mark.parametrize("document", DOCS, ids=lambda path: path.name)

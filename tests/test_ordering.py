@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncgen.config import Config, Generation
 from asyncgen.ordering import HOPELESS_AFTER, Ordering, next_attempt
-from asyncgen.records import Completion, Prompt, Rejection, Story, Verdict
+from asyncgen.records import Completion, FinishReason, Prompt, Rejection, Story, Verdict
 from asyncgen.seeds import sampling_seed
 
 
@@ -106,3 +108,34 @@ def test_a_hopeless_run_stops_at_the_same_index_however_verdicts_are_grouped(ste
     # Of the last 200, more than half rejected: 150 accepted, and 101 rejected among indices 51..250.
     assert written == 150 + HOPELESS_AFTER // 2 + 1
     assert "101 of the last 200" in order.summary()
+
+
+def failed(index: int, reason: FinishReason = "error") -> Verdict:
+    completion = replace(verdict(index, "").completion, finish_reason=reason, error="it broke", retryable=False)
+    return Verdict(completion, ("it broke",), 0.0, 0)
+
+
+@given(st.integers(0, 60))
+def test_errors_end_a_run_that_reasons_would_not_end(step: int) -> None:
+    order = ordering(Config(max_rejection_rate=1.0))
+    verdicts = [failed(i) if i >= 150 else verdict(i, str(i)) for i in range(400)]
+    written = 0
+    for at in range(0, 400, step + 1):
+        decisions = order.add(verdicts[at : at + step + 1])
+        written += len(decisions.records)
+        if decisions.failing:
+            break
+    assert written == 150 + HOPELESS_AFTER // 2 + 1
+    assert order.failures() == "101 of the last 200 prompts ended with an error instead of a text"
+
+
+@pytest.mark.parametrize("reason", ["refused", "stop"])
+def test_other_rejections_are_no_errors(reason: FinishReason) -> None:
+    order = ordering(Config(max_rejection_rate=1.0))
+    decisions = order.add([failed(i, reason) for i in range(400)])
+    assert (len(decisions.records), decisions.failing) == (400, False)
+
+
+def test_a_short_run_has_no_last_two_hundred() -> None:
+    decisions = ordering(Config(max_rejection_rate=1.0)).add([failed(i) for i in range(HOPELESS_AFTER - 1)])
+    assert (len(decisions.records), decisions.failing) == (HOPELESS_AFTER - 1, False)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from asyncgen.cli import EXIT_CODES
+from asyncgen.cli.watchdog import STALLED
 from asyncgen.config_file import load_config
 from asyncgen.dashboard.figures import Memory, figures
 from asyncgen.metrics import Snapshot
@@ -74,7 +75,7 @@ def test_the_record_shown_has_the_keys_of_a_record(tmp_path: Path) -> None:
 def test_exit_codes_are_those_of_the_program() -> None:
     (line,) = re.findall(r"Exit codes: (.*?)\n\n", README, re.DOTALL)
     named = {int(number) for number in re.findall(r"(?<![\d/])(\d+)(?=[ /])", line)} | {143}
-    assert named == {0, 1, 130, 143} | {code for _, code in EXIT_CODES}
+    assert named == {0, 1, STALLED, 130, 143} | {code for _, code in EXIT_CODES}
 
 
 def test_help_names_every_flag_that_the_readme_uses() -> None:

@@ -94,3 +94,19 @@ def test_the_output_of_a_killed_run_says_so(folder: Path) -> None:
 def test_a_run_and_its_verification_agree(tmp_path: Path) -> None:
     asyncgen("run", *ECHO, "--num-stories", "5", cwd=tmp_path)
     assert asyncgen("verify", "stories.jsonl", cwd=tmp_path).returncode == 0
+
+
+def test_what_is_sound_of_a_damaged_run_can_be_saved(folder: Path) -> None:
+    stories = folder / "s.jsonl"
+    lines = stories.read_bytes().splitlines(keepends=True)
+    lines[20] = lines[20][:50] + b"\n"
+    stories.write_bytes(b"".join(lines))
+    assert asyncgen("verify", stories, cwd=folder, env=without_torch(folder)).returncode == 2
+    done = asyncgen("repair", stories, cwd=folder, env=without_torch(folder))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("saved: 39 stories in ")
+    assert (folder / "s.repaired.jsonl").read_bytes() == b"".join([*lines[:20], *lines[21:]])
+    done = asyncgen("repair", stories, cwd=folder, env=without_torch(folder))
+    assert (done.returncode, "is there already" in done.stderr) == (2, True)
+    done = asyncgen("repair", stories, "--to", "more/new.jsonl", cwd=folder, env=without_torch(folder))
+    assert (done.returncode, "No such file or directory" in done.stderr) == (2, True)

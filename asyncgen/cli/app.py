@@ -14,7 +14,7 @@ from asyncgen.cli.check import check_command, check_refused
 from asyncgen.cli.options import with_settings
 from asyncgen.cli.preview import preview_command
 from asyncgen.cli.run import run_command
-from asyncgen.cli.verify import verify_command
+from asyncgen.cli.verify import repair_command, verify_command
 from asyncgen.cli.write import init_command, schema_command
 from asyncgen.config_tree import keys_called
 from asyncgen.errors import InputError
@@ -31,7 +31,8 @@ Examples:
 \b
 Exit codes: 0 complete, 1 internal error, 2 bad configuration, data or
 model, 3 output in use, 4 too many rejections, 5 the sources ended first,
-74 output failed (resumable), 130/143 stopped by a signal (resumable).
+74 output failed, 75 no progress for `watchdog` seconds, 130/143 stopped by
+a signal (these four resumable).
 """
 _CHECK_EPILOG = """
 \b
@@ -81,6 +82,15 @@ Examples:
 
 \b
 Exit codes: 0 sound, 2 damaged or not there.
+"""
+_REPAIR_EPILOG = """
+\b
+Examples:
+  asyncgen repair config.yaml
+  asyncgen repair stories.jsonl --to saved.jsonl
+
+\b
+Exit codes: 0 saved, 2 nothing to read or a file in the way.
 """
 
 
@@ -139,3 +149,4 @@ app.command("preview", cls=_Command, epilog=_PREVIEW_EPILOG)(with_settings(previ
 app.command("init", epilog=_INIT_EPILOG)(init_command)
 app.command("schema", epilog=_SCHEMA_EPILOG)(schema_command)
 app.command("verify", epilog=_VERIFY_EPILOG)(verify_command)
+app.command("repair", epilog=_REPAIR_EPILOG)(repair_command)

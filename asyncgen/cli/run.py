@@ -6,14 +6,16 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import anyio
 import typer
+import yaml
 
 import asyncgen
 from asyncgen import errors
@@ -21,16 +23,18 @@ from asyncgen.cli.explain import explained
 from asyncgen.cli.leaving import run_loop
 from asyncgen.cli.options import Settings
 from asyncgen.cli.signals import Signals
+from asyncgen.cli.watchdog import STALLED, Watchdog
 from asyncgen.cli.write import init_command
 from asyncgen.config import Config, StaticBackend
-from asyncgen.dashboard import choose_view, tell
+from asyncgen.config_section import HIDDEN, without_secrets
+from asyncgen.dashboard import choose_view, tell, wait_for_terminals
 from asyncgen.errors import ConfigError
 from asyncgen.logs import configure
 from asyncgen.metrics import View, Watched
 from asyncgen.output import Places
 from asyncgen.prompts import input_files
 from asyncgen.report import Report
-from asyncgen.session import finished_on_disk, run
+from asyncgen.session import Resume, check_resume, finished_on_disk, run
 from asyncgen.tasks import tell_nobody
 from asyncgen.validators import validator_files
 
@@ -46,8 +50,23 @@ class Level(StrEnum):
     ERROR = "error"
 
 
+class Resuming(StrEnum):
+    """``session.Resume``, as typer wants its choices."""
+
+    AUTO = "auto"
+    NEVER = "never"
+    REQUIRE = "require"
+
+
 def run_command(
     settings: Settings,
+    resume: Annotated[
+        Resuming,
+        typer.Option(
+            metavar="HOW",
+            help="auto goes on with records that are there, never refuses them, require refuses when there are none.",
+        ),
+    ] = Resuming.AUTO,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show errors and the final summary only.")] = False,
     plain: Annotated[bool, typer.Option("--plain", help="A line now and then instead of the bars.")] = False,
     log_level: Annotated[
@@ -76,7 +95,8 @@ def run_command(
     if log_file is not None:
         _check_is_no_part(log_file, settings)
     with configure(level.value, log_file), explained(settings) as begin:
-        code = _run(settings.config, show, begin)
+        check_resume(settings.config, resume.value)
+        code = _run(settings.config, resume.value, show, begin)
     raise typer.Exit(code)
 
 
@@ -101,7 +121,7 @@ class _Show:
     """Told what happens on the way; errors and how it ended are told in any case."""
 
 
-def _run(config: Config, show: _Show, begin: Callable[[], None]) -> int:
+def _run(config: Config, resume: Resume, show: _Show, begin: Callable[[], None]) -> int:
     """Runs and returns the exit code; calls ``begin`` when inputs and output are sound."""
     done = finished_on_disk(config)
     if done is not None:
@@ -109,17 +129,25 @@ def _run(config: Config, show: _Show, begin: Callable[[], None]) -> int:
         tell(f"complete: {done.accepted} stories ({wanted}) are in {config.output_path}; nothing to do")
         return 0
     signals = Signals()
+    watchdog = Watchdog(config.watchdog, signals.cancel, _command_again())
     cut_short: list[Report] = []
     try:
-        report = run_loop(partial(signals.watch, partial(_make, config, show, signals, begin, cut_short.append)))
+        make = partial(_make, config, resume, show, signals, watchdog, begin, cut_short.append)
+        report = run_loop(partial(signals.watch, make))
     except Exception as error:
+        if watchdog.bit:
+            _leave_stalled()
         for each in filter(None, [error.report] if isinstance(error, errors.RunStopped) else cut_short):
             tell(each.summary())  # what was refused before anything was generated has none
         raise
     report = report or next(iter(cut_short), None)
     if report is not None:
         tell(report.summary())
-    if not signals.received or (report is not None and report.complete):
+    if report is not None and report.complete:
+        return 0
+    if watchdog.bit:
+        _leave_stalled()
+    if not signals.received:
         return 0
     tell(f"stopped; go on with: {_command_again()}")
     if signals.count > 1:
@@ -127,20 +155,32 @@ def _run(config: Config, show: _Show, begin: Callable[[], None]) -> int:
     return 128 + signals.received
 
 
+def _leave_stalled() -> NoReturn:
+    """What hangs would not end with the interpreter."""
+    wait_for_terminals()
+    os._exit(STALLED)
+
+
 async def _make(
     config: Config,
+    resume: Resume,
     show: _Show,
     signals: Signals,
+    watchdog: Watchdog,
     begin: Callable[[], None],
     cut_short: Callable[[Report], object],
     stop: anyio.Event,
 ) -> Report:
     async def watch(flow: Watched) -> None:
         signals.begun()
-        await show.view(flow)
+        async with anyio.create_task_group() as watchers:
+            watchers.start_soon(watchdog.watch, flow)
+            await show.view(flow)
 
     announce = partial(_announce, config, show, begin)
-    return await run(config, stop=stop, watch=watch, notice=show.tell, begin=announce, cut_short=cut_short)
+    return await run(
+        config, resume=resume, stop=stop, watch=watch, notice=show.tell, begin=announce, cut_short=cut_short
+    )
 
 
 def _announce(config: Config, show: _Show, begin: Callable[[], None], made: int) -> None:
@@ -153,6 +193,19 @@ def _announce(config: Config, show: _Show, begin: Callable[[], None], made: int)
 
 
 def _command_again() -> str:
-    """The command that goes on, as it was typed."""
+    """The command that goes on, as it was typed; secrets are hidden."""
     script = Path(sys.argv[0]).name == "asyncgen"
-    return shlex.join([*(["asyncgen"] if script else ["python", "-m", "asyncgen"]), *sys.argv[1:]])
+    arguments = [_without_secret(argument) for argument in sys.argv[1:]]
+    return shlex.join([*(["asyncgen"] if script else ["python", "-m", "asyncgen"]), *arguments])
+
+
+def _without_secret(argument: str) -> str:
+    """``KEY=VALUE``, or what else an argument is, with its value hidden if that is or holds a secret."""
+    option, set_, assignment = argument.rpartition("--set=")
+    key, given, text = assignment.partition("=")
+    name = key.rpartition(".")[2]
+    with suppress(yaml.YAMLError):
+        value = yaml.safe_load(text)
+        if given and without_secrets({name: value}) != {name: value}:
+            return f"{option}{set_}{key}={HIDDEN}"
+    return argument

@@ -69,6 +69,10 @@ class Signals:
                 group.cancel_scope.cancel()
         return result
 
+    def cancel(self) -> None:
+        """What the second signal does, without one; in any thread."""
+        self._loop.call_soon_threadsafe(self._cancel.set)
+
     def _receive(self, number: int, _: FrameType | None) -> None:
         self.received = self.received or number
         self.count += 1 if self._begun or self.count else _CANCEL

@@ -1,4 +1,4 @@
-"""``verify``: reads a whole output and says whether it is sound."""
+"""``verify`` reads a whole output and says whether it is sound; ``repair`` saves what is sound of one that is not."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ import typer
 from asyncgen.cli.speak import say
 from asyncgen.config_file import load_config
 from asyncgen.errors import InputError
-from asyncgen.output import verify
+from asyncgen.output import repair, verify
 from asyncgen.validators import normalise
 
-__all__ = ["verify_command"]
+__all__ = ["repair_command", "verify_command"]
 
 _MANIFEST, _REJECTED = ".run.json", ".rejected.jsonl"
 
 
-def verify_command(
-    run: Annotated[
-        Path, typer.Argument(help="A configuration, a stories.jsonl or its stories.run.json.", metavar="RUN")
-    ],
-) -> None:
+_Run = Annotated[Path, typer.Argument(help="A configuration, a stories.jsonl or its stories.run.json.", metavar="RUN")]
+
+
+def verify_command(run: _Run) -> None:
     """Read every line of an output and say whether it is sound. Changes nothing."""
     path = _output_of(run)
     try:
@@ -31,6 +30,22 @@ def verify_command(
         raise InputError(f"{error.filename or path}: cannot be read: {error.strerror}") from error
     say(report.text())
     raise typer.Exit(0 if report.ok else 2)
+
+
+def repair_command(
+    run: _Run,
+    to: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Where sound stories go; otherwise NAME.repaired.jsonl beside the old file."),
+    ] = None,
+) -> None:
+    """Save what is sound of a damaged output into new files. The old ones are never touched."""
+    path = _output_of(run)
+    try:
+        salvage = repair(path, to)
+    except OSError as error:
+        raise InputError(f"{error.filename or path}: {error.strerror}", hint="no new file was left") from error
+    say(salvage.text())
 
 
 def _output_of(run: Path) -> Path:

@@ -47,6 +47,7 @@ class PythonItems:
         self._config = config
         self._name = source.name or source.kind
         self._parameters = source.parameters
+        self._timeout = source.timeout
         self._tell = tell
         if config.system_prompt is not None:
             check_text(config.system_prompt, "system_prompt")
@@ -67,10 +68,15 @@ class PythonItems:
         try:
             while True:
                 try:
-                    item = await anext(generator)
+                    async with asyncio.timeout(self._timeout) as limit:  # in this task, unlike ``wait_for``
+                        item = await anext(generator)
                 except StopAsyncIteration:
+                    if limit.expired():  # it caught the cancellation, and returned
+                        raise self._late(number) from None
                     return
                 except BaseException as error:
+                    if isinstance(error, TimeoutError) and limit.expired():
+                        raise self._late(number) from error
                     if ends_this_task(error):
                         raise
                     if _is_being_closed():
@@ -92,6 +98,12 @@ class PythonItems:
     def _prompt(self, item: object, number: int) -> Prompt:
         place = f"{self.where}: item {number}"
         return ready_prompt(_object(item, place), place, self._config, number, self._name)
+
+    def _late(self, number: int) -> DataError:
+        return DataError(
+            f"{self.where} (source {self._name!r}): item {number}: it did not come within {self._timeout:g} s",
+            hint=f"raise timeout, or mend the cause; started again, the same run goes on at item {number}",
+        )
 
     def _failed(self, number: int, error: BaseException) -> DataError:
         _log.debug("%s: item %d raised", self.where, number, exc_info=error)

@@ -76,7 +76,7 @@ class Judge:
         settings = self._settings
         folded = fold(completion.text)
         words = words_of(folded)
-        if completion.finish_reason == "error":
+        if completion.finish_reason in ("error", "refused"):
             return Verdict(completion, (completion.error or "error: the backend gave no reason",), 0.0, len(words))
         if not words:
             return Verdict(completion, ("empty: there is no word in the text",), 0.0, 0)

@@ -387,7 +387,7 @@ async def test_a_score_counts_by_its_weight(tmp_path: Path) -> None:
 
 
 def test_killed_and_resumed_with_checks_on_equals_the_whole_run(tmp_path: Path) -> None:
-    from tests.test_crash import kill_and_resume
+    from tests.faults.test_row_01_kills import kill_and_resume
 
     (tmp_path / "checks.py").write_text("""
 import zlib, anyio
