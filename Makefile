@@ -9,12 +9,13 @@ FLOOR := .venv-floor
 FLOOR_STAMP := $(FLOOR)/.installed
 FLOOR_TESTS := tests/backends tests/test_session.py tests/test_preview.py tests/test_check.py tests/test_open_pipeline.py
 # Two OpenMP threads that spin while another process runs slow each other down forty-fold; waiting passively they do not.
-test: export OMP_WAIT_POLICY ?= passive
+test faults: export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test test-floor check model bench bench-engines docs dist clean
+.PHONY: demo test test-floor faults check model bench bench-engines docs dist clean
 
-demo: $(STAMP)  ## make a hundred stories with the bundled model and show three of them
+demo: $(STAMP)  ## make a hundred stories with the bundled model, read every line again, and show three of them
 	$(BIN)/python -m asyncgen run configs/quickstart.yaml
+	$(BIN)/python -m asyncgen verify configs/quickstart.yaml
 	@$(BIN)/python tools/show_stories.py configs/quickstart-stories.jsonl 3
 
 test: check  ## lint, types and all tests, two files at a time
@@ -22,6 +23,9 @@ test: check  ## lint, types and all tests, two files at a time
 
 test-floor: $(FLOOR_STAMP)  ## the tests that touch transformers, with the oldest one allowed
 	$(FLOOR)/bin/python -m pytest -q $(FLOOR_TESTS)
+
+faults: $(TEST_STAMP)  ## every fault of the matrix with all its trials, as a table: under twenty minutes
+	$(BIN)/python -m benchmarks.faults
 
 check: $(TEST_STAMP)  ## lint and types only
 	$(BIN)/ruff check .

@@ -18,7 +18,8 @@ def describe(workload: str) -> dict[str, Any]:
     """The facts a number means nothing without."""
     return {
         "date": datetime.now(UTC).date().isoformat(),
-        "commit": _git("rev-parse", "--short", "HEAD") + ("+changes" if _git("status", "--porcelain") else ""),
+        "commit": _git("rev-parse", "--short", "HEAD")
+        + ("+changes" if _git("status", "--porcelain", "--", ".", ":!benchmarks/results") else ""),
         "workload": workload,
         "hardware": {"cpu": _cpu(), "cores": os.cpu_count(), "memory_gib": _memory()},
         "versions": {"python": platform.python_version()}
