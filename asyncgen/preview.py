@@ -61,10 +61,12 @@ def describe_attempt(verdict: Verdict) -> str:
     """What the model wrote in one attempt, and what the validators say of it."""
     completion = verdict.completion
     said = "accepted" if verdict.accepted else "refused"
+    reason = completion.finish_reason
+    ended = "not generated" if reason == "refused" else f"ended by {reason}"
     lines = [
         (
             f"attempt {completion.prompt.attempt}: {said}, quality {verdict.quality:.2f}; {verdict.word_count} words, "
-            f"{completion.tokens} tokens in {completion.seconds:.1f} s, ended by {completion.finish_reason}"
+            f"{completion.tokens} tokens in {completion.seconds:.1f} s, {ended}"
         ),
         *(f"  {reason}" for reason in verdict.reasons),
     ]

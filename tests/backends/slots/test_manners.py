@@ -72,7 +72,7 @@ def test_a_prompt_that_never_fits_holds_nobody_up(llama: Path) -> None:
                 await running_rows(backend, 1)
                 running.put([replace(make(backend, 1, 450)[0], index=7), *make(backend, 2, 5, first=8)])
                 found = said(await running.until(3))
-            assert found[7][2] == "error"
+            assert found[7][2] == "refused"
             assert set(found) == {7, 8, 9}, "and the long one still runs"
 
     anyio.run(main)
