@@ -15,14 +15,14 @@ from typing import Any, cast, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from asyncgen.config import Config, may_be_empty
+from asyncgen.config import Config, may_be_empty, without_secrets
 from asyncgen.config_problems import explain
 from asyncgen.config_tree import model_for, models_in
 from asyncgen.errors import ConfigError
 from asyncgen.resources import BUNDLED_MODEL
 from asyncgen.yaml_file import Key, dotted, parse_value, read_mapping
 
-__all__ = ["Flag", "Origins", "load_config", "read_config"]
+__all__ = ["Flag", "Origins", "load_config", "read_config", "without_secret"]
 
 _PART = re.compile(r"([^.\[\]]+)|\[(\d{1,9})\]")
 _DOTTED = re.compile(r"[^.\[\]]+(\.[^.\[\]]+|\[\d{1,9}\])*")
@@ -89,13 +89,27 @@ def read_config(path: str | Path | None = None, overrides: Sequence[str | Flag] 
 def _parsed(override: str) -> Flag:
     """One ``a.b=c``, taken apart."""
     override = _as_utf8(override, "--set ")
-    where = f"--set {override}"
+    where = f"--set {without_secret(override)}"
     key, equals, text = override.partition("=")
     if not equals or not _DOTTED.fullmatch(key.strip()):
         raise ConfigError(
             f"{where}: expected key=value, as in generation.temperature=0.7 or sources[0].weight=3 (the first is [0])"
         )
     return Flag(key.strip(), parse_value(text, where), where)
+
+
+def without_secret(assignment: str) -> str:
+    """``key=value``, as it is given to ``--set``, for people to see: what is secret in it is hidden."""
+    key, equals, text = assignment.partition("=")
+    name = key.rpartition(".")[2].strip()
+    try:
+        value = parse_value(text, "") if equals else None
+    except ConfigError:
+        return assignment
+    shown = without_secrets({name: value})
+    if shown == {name: value} or not isinstance(shown, dict):
+        return assignment
+    return f"{key}={shown[name] if isinstance(shown[name], str) else json.dumps(shown[name])}"
 
 
 def _key_of(text: str) -> Key:

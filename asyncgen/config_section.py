@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue
 
 __all__ = ["HIDDEN", "FunctionReference", "Parameters", "Section", "may_be_empty", "without_secrets"]
 
+HIDDEN = "(hidden)"
 _REFERENCE = re.compile(r"([A-Za-z_]\w*(\.[A-Za-z_]\w*)*|.+\.py):[A-Za-z_]\w*", re.DOTALL)
 
 
@@ -29,6 +30,8 @@ def _is_finite(parameters: dict[str, JsonValue]) -> dict[str, JsonValue]:
         json.dumps(parameters, allow_nan=False)
     except ValueError as error:
         raise ValueError("found a number that is infinite or none; a manifest cannot hold it") from error
+    if f'"{HIDDEN}"' in json.dumps(parameters):
+        raise ValueError(f"{HIDDEN} stands where a secret was hidden; put the secret itself there")
     return parameters
 
 
@@ -36,12 +39,16 @@ Parameters = Annotated[dict[str, JsonValue], AfterValidator(_is_finite)]
 """Passed to a function of the user's by name."""
 
 
-HIDDEN = "(hidden)"
 _SECRET = re.compile(
-    r"(?:.*_)?(?:api_?keys?|access_?keys?|private_?keys?|token|secrets?|passwords?|passwd|credentials?|authorization)",
+    r"(?:.*_)?(?:api_?keys?|token|secrets?|passwords?|passwd|passphrase|pwd|credentials?|auth|authorization|bearer|cookies?"
+    r"|dsn)|.+_keys?",
     re.IGNORECASE,
 )
-_HARMLESS = re.compile(r"(?:eos|bos|pad|unk|sep|mask|end|start|stop|special|next|max|min|num)_token", re.IGNORECASE)
+_HARMLESS = re.compile(
+    r"(?:eos|bos|pad|unk|sep|mask|end|start|stop|special|next|max|min|num)_token"
+    r"|(?:sort|primary|foreign|cache|json|text|prompt|group|dict|field)_keys?",
+    re.IGNORECASE,
+)
 _CASE = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 

@@ -6,16 +6,15 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import anyio
 import typer
-import yaml
 
 import asyncgen
 from asyncgen import errors
@@ -26,7 +25,7 @@ from asyncgen.cli.signals import Signals
 from asyncgen.cli.watchdog import STALLED, Watchdog
 from asyncgen.cli.write import init_command
 from asyncgen.config import Config, StaticBackend
-from asyncgen.config_section import HIDDEN, without_secrets
+from asyncgen.config_file import without_secret
 from asyncgen.dashboard import choose_view, tell, wait_for_terminals
 from asyncgen.errors import ConfigError
 from asyncgen.logs import configure
@@ -193,19 +192,12 @@ def _announce(config: Config, show: _Show, begin: Callable[[], None], made: int)
 
 
 def _command_again() -> str:
-    """The command that goes on, as it was typed; secrets are hidden."""
+    """The command that goes on, as it was typed; secrets are hidden, and --resume, which may forbid it, left out."""
     script = Path(sys.argv[0]).name == "asyncgen"
-    arguments = [_without_secret(argument) for argument in sys.argv[1:]]
+    arguments: list[str] = []
+    for before, argument in pairwise(["", *sys.argv[1:]]):
+        if before == "--resume" or argument.partition("=")[0] == "--resume":
+            continue
+        option, joined, assignment = argument.rpartition("--set=")
+        arguments.append(option + joined + without_secret(assignment))
     return shlex.join([*(["asyncgen"] if script else ["python", "-m", "asyncgen"]), *arguments])
-
-
-def _without_secret(argument: str) -> str:
-    """``KEY=VALUE``, or what else an argument is, with its value hidden if that is or holds a secret."""
-    option, set_, assignment = argument.rpartition("--set=")
-    key, given, text = assignment.partition("=")
-    name = key.rpartition(".")[2]
-    with suppress(yaml.YAMLError):
-        value = yaml.safe_load(text)
-        if given and without_secrets({name: value}) != {name: value}:
-            return f"{option}{set_}{key}={HIDDEN}"
-    return argument

@@ -10,16 +10,20 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
-import io
+import gc
 import logging
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Hashable
 from tempfile import TemporaryFile
+from types import AsyncGeneratorType
+from typing import Any
 
 import anyio
 
+from asyncgen.bottleneck import bottleneck
 from asyncgen.dashboard import tell
 from asyncgen.metrics import Snapshot, Watched, duration
 
@@ -34,7 +38,8 @@ LEAVING_SECONDS = 2.0
 _LOOKS = 40
 """Looks in the time that is allowed."""
 _LONGEST_PAUSE = 1.0
-_FRAMES = 12
+_FRAMES, _WAITS = ("cr_frame", "ag_frame", "gi_frame"), ("cr_await", "ag_await", "gi_yieldfrom")
+"""What coroutines and generators tell of themselves."""
 
 
 class Watchdog:
@@ -44,6 +49,8 @@ class Watchdog:
         """``cancel``, which is called in a thread, asks the run to end; ``again`` is the command that goes on."""
         self._seconds, self._cancel, self._again = seconds, cancel, again
         self._stood = 0.0
+        self._seen: tuple[Snapshot, Snapshot] | None = None
+        """The run when it last moved, and when it was last looked at."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._over = threading.Event()
         self.bit = False
@@ -60,8 +67,10 @@ class Watchdog:
         before: Hashable = None
         try:
             while True:
-                if (now := _movement(flow.snapshot())) != before:
-                    before, self._stood = now, 0.0
+                snapshot = flow.snapshot()
+                if (now := _movement(snapshot)) != before or self._seen is None:
+                    before, self._stood, self._seen = now, 0.0, (snapshot, snapshot)
+                self._seen = (self._seen[0], snapshot)
                 await anyio.sleep(pause)
         finally:
             self._over.set()
@@ -86,18 +95,23 @@ class Watchdog:
         by_force.daemon = True
         by_force.start()  # first: whoever holds the terminal or the log may be what hangs
         what = f"stalled: no token, verdict or record for {duration(seconds)} (watchdog)"
-        tell(f"{what}; this is where it stands:\n{_stacks()}{self._tasks()}")
+        tell(f"{what}; this is where it stands:\n{_stacks()}{self._tasks()}{what}{self._who()}")
         tell(f"stopped; what was decided is on disk; go on with: {self._again}")
-        _log.error("%s", what)
+        _log.error("%s%s", what, self._who())
         self._cancel()
 
+    def _who(self) -> str:
+        """What limited the run while it stood still, if that can be told: nothing can where the loop itself hangs."""
+        if self._seen is None or self._seen[0] is self._seen[1]:
+            return ""
+        who = bottleneck(self._seen[1], self._seen[0])
+        return f"; waiting for {who}" if who else ""
+
     def _tasks(self) -> str:
-        """Where the tasks of the event loop wait; another thread's view, good enough for reading."""
+        """Where the tasks of the event loop wait, equal ones once; another thread's view, good enough for reading."""
         assert self._loop is not None
-        text = io.StringIO()
-        for task in asyncio.all_tasks(self._loop):
-            task.print_stack(limit=_FRAMES, file=text)
-        return text.getvalue()
+        places = Counter(_awaits(task) for task in asyncio.all_tasks(self._loop))
+        return "\n".join(f"{count} task{'s' * (count > 1)} at\n{place}" for place, count in places.items()) + "\n"
 
 
 def _movement(snapshot: Snapshot) -> Hashable:
@@ -105,6 +119,21 @@ def _movement(snapshot: Snapshot) -> Hashable:
     s = snapshot
     done = (s.generated, s.cells, s.batches, s.rows_filled, s.prefix_misses, s.attempts, s.accepted, s.rejected)
     return (*done, s.stopping, *s.depths.values(), *s.validator_calls.values())
+
+
+def _awaits(task: asyncio.Task[object]) -> str:
+    """Where a task waits, from its outermost coroutine to what that waits for in the end."""
+    lines = []
+    waits: Any = task.get_coro()
+    while waits is not None:
+        frame = next((f for name in _FRAMES if (f := getattr(waits, name, None)) is not None), None)
+        if frame is not None:
+            lines.append(f'  File "{frame.f_code.co_filename}", line {frame.f_lineno} in {frame.f_code.co_name}')
+        following = next((w for name in _WAITS if (w := getattr(waits, name, None)) is not None), None)
+        if following is None and frame is None:  # what ``anext`` gives knows its generator, and does not tell
+            following = next((each for each in gc.get_referents(waits) if isinstance(each, AsyncGeneratorType)), None)
+        waits = following
+    return "\n".join(lines)
 
 
 def _stacks() -> str:

@@ -38,7 +38,10 @@ from asyncgen.records import Rejection, Story
 __all__ = ["Kept", "Mark", "cut", "examine"]
 
 _HEAD = b'{"story_id": "story_'
-_HINT = "put the file back as the run left it, or give another output_path; nothing has been changed"
+_HINT = (
+    "put the file back as the run left it, or save what is sound (asyncgen repair) and give another output_path; "
+    "asyncgen verify names every line that is wrong; no record has been changed"
+)
 
 
 @dataclass(frozen=True, slots=True)

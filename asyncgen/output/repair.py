@@ -19,7 +19,7 @@ from pathlib import Path
 from asyncgen.errors import InputError, ResumeRefused
 from asyncgen.output import manifest as manifests
 from asyncgen.output.lines import Foreign, Garbled, decode, place_of
-from asyncgen.output.places import Places, size_of, sync_folder
+from asyncgen.output.places import Places, make_folder, size_of, sync_folder
 from asyncgen.records import Rejection, Story
 
 __all__ = ["MOST_LOSSES", "Salvage", "repair"]
@@ -61,7 +61,7 @@ class Salvage:
             more = ", ..." if len(gaps) > _MOST_GAPS else ""
             lost = sum(map(len, self.missing))
             lines.append(f"missing: {lost} {'indices' if lost > 1 else 'index'}: {', '.join(gaps[:_MOST_GAPS])}{more}")
-        return "\n".join(lines)
+        return "\n".join([*lines, "what was saved is data to use; a run cannot go on with it"])
 
     def lose(self, loss: str) -> None:
         """Adds one."""
@@ -78,8 +78,8 @@ _Found = dict[int, tuple[int, int]]
 def repair(output: Path, target: Path | None = None) -> Salvage:
     """Saves what is sound of the output at ``output`` into ``target`` (None: beside it, ``NAME.repaired.jsonl``).
 
-    Raises InputError if a file is already where one is to be made, OSError if one cannot be read or made; no new file
-    is left then.
+    Raises InputError if there is nothing to save, or a file is already where one is to be made; OSError if one cannot
+    be read or made. No new file is left then.
     """
     old = Places.of(output)
     stem = old.stories.name.removesuffix(".jsonl")
@@ -91,7 +91,9 @@ def repair(output: Path, target: Path | None = None) -> Salvage:
     rejected = _look(old.rejected, Rejection, seed, taken, salvage)
     salvage.kept, salvage.rejections = len(stories), len(rejected)
     salvage.missing = _gaps(taken, at_least)
-    for path in (new.stories, new.rejected):
+    if not taken:
+        raise InputError(f"{old.stories}: there is no sound record", hint="; ".join(salvage.losses[:1]) or None)
+    for path in (new.stories, new.rejected, new.manifest):
         if os.path.lexists(path):
             raise InputError(f"{path} is there already", hint="name another file with --to; nothing is overwritten")
     _copy(old.stories, stories, new.stories)
@@ -179,6 +181,7 @@ def _gaps(taken: set[int], end: int) -> list[range]:
 
 def _copy(source: Path, found: Mapping[int, tuple[int, int]], target: Path) -> None:
     """Writes the records that were found to a new file, in index order, for good: it is there whole, or not at all."""
+    make_folder(target.parent)
     new = target.with_name(f"{target.name}.{os.getpid()}.new")
     with new.open("xb") as file:
         try:

@@ -128,7 +128,8 @@ class _File:
 
     def _line(self, data: bytes, where: str) -> _Line:
         if not data.endswith(b"\n"):
-            raise Garbled("torn: it has no end (the next run cuts it off)")
+            safe = size_of(self.path) <= self.synced  # then it is no crash's doing, and a run refuses it
+            raise Garbled("torn: it has no end" + ("" if safe else " (the next run cuts it off)"))
         record = decode(data)
         if not isinstance(record, self._kind):
             raise Foreign(f"a {type(record).__name__.lower()} in this file")

@@ -39,8 +39,8 @@ async def once(text):
 async def slowly(text):
     await anyio.sleep(0.5)
 
-async def prompts(start: int):
-    for number in range(start, 3):
+async def prompts(start: int, end: int = 3):
+    for number in range(start, end):
         yield f"prompt {number}"
     await anyio.sleep(600)
 """
@@ -154,3 +154,14 @@ def test_a_watchdog_must_be_more_patient_than_what_it_watches(tmp_path: Path) ->
     assert (done.returncode, "would end the run before sources[0].timeout (3600)" in done.stderr) == (2, True), (
         done.stderr
     )
+
+
+def test_who_was_waited_for_is_named(tmp_path: Path) -> None:
+    source = "sources=[{kind: python, name: mine, function: 'f.py:prompts', parameters: {end: 9}}]"
+    done = run(
+        tmp_path, "--set", source, "--set", "validation.enabled=false", "--resume", "auto", "--num-stories", "19"
+    )
+    assert done.returncode == 75, done.stderr
+    assert "(watchdog); waiting for source mine" in done.stderr
+    assert "in prompts" in done.stderr
+    assert "--resume" not in done.stderr.partition("go on with:")[2], "it might forbid to go on"

@@ -97,7 +97,8 @@ def test_not_even_where_settings_changed_and_another_key_is_no_change(tmp_path: 
         *((name, True) for name in ("api_key", "APIKEY", "apiKey", "hf_token", "token", "db.password", "clientSecret")),
         *((name, True) for name in ("accessToken", "api_keys", "X-Authorization", "credentials")),
         *((name, False) for name in ("tokens", "max_tokens", "keyword", "key", "monkey", "secretary", "author")),
-        *((name, False) for name in ("end_token", "eosToken", "token_style", "max_token")),
+        *((name, True) for name in ("openaiKey", "dsn", "auth", "pwd", "serviceKeys", "session_cookie")),
+        *((name, False) for name in ("end_token", "eosToken", "token_style", "max_token", "sort_key", "cacheKey")),
     ],
 )
 def test_which_names_are_secret(name: str, hidden: bool) -> None:
@@ -112,3 +113,8 @@ def test_the_configuration_itself_keeps_them() -> None:
     config = Config.model_validate({"sources": [source]})
     assert CANARY in config.model_dump_json()
     assert CANARY not in str(config.resolved())
+
+
+def test_a_hidden_value_is_no_value(tmp_path: Path) -> None:
+    done = run(tmp_path, "--set", f"sources[0].parameters.api_key={HIDDEN}")
+    assert (done.returncode, "stands where a secret was hidden" in done.stderr) == (2, True), done.stderr
