@@ -184,10 +184,10 @@ class Decoder:
         seat.slot = self._free.pop()
         seat.length = len(seat.own)
         self.cache.pages.reserve(seat.pages_needed)
+        self._seats[seat.slot] = seat  # before what may fail: then ``remove`` takes all of it back
+        self._arrangement = None
         for _ in range(pages_for(len(seat.own))):
             self._add_page(seat)
-        self._seats[seat.slot] = seat
-        self._arrangement = None
 
     def _add_page(self, seat: Seat) -> None:
         if len(seat.pages) == self._table.shape[1]:

@@ -273,6 +273,30 @@ def test_out_of_memory_after_the_model_leaves_nothing_behind(llama: Path, monkey
     anyio.run(main)
 
 
+def test_out_of_memory_while_pages_are_given_out_takes_all_of_them_back(
+    llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add, failures = Decoder._add_page, iter([False, True, False, True, False, False, True])
+
+    def fails(self: Decoder, seat: Any) -> None:
+        if next(failures, False):
+            raise torch.OutOfMemoryError("simulated")
+        add(self, seat)
+
+    async def main() -> None:
+        async with opened(slots_for(llama, batch_size=3)) as backend:
+            prompts = make(backend, 12)
+            expected = said(await complete(backend, prompts))
+            monkeypatch.setattr(Decoder, "_add_page", fails)
+            found = said(await complete(backend, prompts))
+            lost = [index for index in found if found[index][2] == "error"]
+            assert len(lost) <= 2
+            assert all(found[index] == expected[index] for index in found if index not in lost)
+            assert next(failures, None) is None, "all of them were met"
+
+    anyio.run(main)
+
+
 @pytest.mark.parametrize("limit", [5, 1, 0])
 def test_out_of_memory_in_a_step_makes_fewer_rows_and_loses_nobody(
     llama: Path, limit: int, monkeypatch: pytest.MonkeyPatch
