@@ -18,6 +18,7 @@ from asyncgen.metrics import duration
 from asyncgen.tasks import in_thread
 
 if TYPE_CHECKING:
+    from asyncgen.backends.loading import Loaded
     from asyncgen.backends.slots.backend import Slots
     from asyncgen.backends.static import Static
 
@@ -50,12 +51,26 @@ async def open_backend(config: Config, notice: Callable[[str], object] = str) ->
 def _open_model(config: Config, options: LocalModel) -> Slots | Static:
     check_model(config)  # what cannot work is refused before the seconds that importing torch takes
     from asyncgen.backends.loading import load  # noqa: PLC0415  # imports torch and transformers
-    from asyncgen.backends.slots.backend import Slots  # noqa: PLC0415
-    from asyncgen.backends.slots.probe import Unsupported  # noqa: PLC0415
-    from asyncgen.backends.static import Static  # noqa: PLC0415
+    from asyncgen.backends.memory import is_out_of_memory  # noqa: PLC0415
 
     from_thread.check_cancelled()
     loaded = load(config, options)
+    try:
+        return _engine(loaded, config, options)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ModelError(
+            f"there is not enough memory to begin with {config.model_name!r}: {' '.join(str(error).split())}",
+            hint="end what else uses it, lower generation.batch_size, or take a smaller model",
+        ) from error
+
+
+def _engine(loaded: Loaded, config: Config, options: LocalModel) -> Slots | Static:
+    from asyncgen.backends.slots.backend import Slots  # noqa: PLC0415  # imports torch
+    from asyncgen.backends.slots.probe import Unsupported  # noqa: PLC0415
+    from asyncgen.backends.static import Static  # noqa: PLC0415
+
     if isinstance(options, StaticBackend):
         return Static(loaded, config)
     try:

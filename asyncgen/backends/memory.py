@@ -23,7 +23,7 @@ _CONTROL_GROUP_FILES = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
-_GROW_AFTER = 16
+_GROW_AFTER, _GROW_AFTER_AT_MOST = 16, 256
 _MAX_AUTO_ROWS = 256
 _USABLE = 0.6
 """Share of the free memory that an estimate may plan with; activations and fragmentation have the rest."""
@@ -33,26 +33,33 @@ class TokenBudget:
     """The cells a batch may have: unknown (None) until one did not fit, halved then, and regrown slowly.
 
     Halving ends at one cell, so whoever tries again in smaller parts comes to an end. After sixteen batches in a row
-    that fitted and used at least half of the budget, it grows by an eighth: what took the memory may have gone.
+    that fitted and used at least half of the budget, it grows by an eighth: what took the memory may have gone. Each
+    time that growing has led to another failure, it takes twice as many batches, up to 256: it may have come to stay.
     """
 
     def __init__(self) -> None:
         self.limit: int | None = None
         self._fitted = 0
+        self._grow_after = _GROW_AFTER
+        self._grown = False
 
     def failed(self, cells: int) -> None:
         """Records that a batch of ``cells`` did not fit."""
         self.limit = max(1, min(cells, self.limit or cells) // 2)
         self._fitted = 0
+        if self._grown:
+            self._grow_after = min(2 * self._grow_after, _GROW_AFTER_AT_MOST)
+            self._grown = False
 
     def fitted(self, cells: int) -> None:
         """Records that a batch of ``cells`` fitted."""
         if self.limit is None or 2 * cells < self.limit:
             return
         self._fitted += 1
-        if self._fitted == _GROW_AFTER:
+        if self._fitted >= self._grow_after:
             self.limit += max(1, self.limit // 8)
             self._fitted = 0
+            self._grown = True
 
     def rows(self, wanted: int, cells_per_row: int) -> int:
         """``wanted``, halved until that many rows fit the budget; at least 1."""

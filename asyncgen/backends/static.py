@@ -21,10 +21,11 @@ from __future__ import annotations
 import concurrent.futures
 import gc
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from time import perf_counter
+from math import inf
+from time import monotonic, perf_counter
 
 import anyio
 import torch
@@ -39,6 +40,7 @@ from asyncgen.backends.loading import Loaded
 from asyncgen.backends.memory import TokenBudget, free_bytes, is_out_of_memory, kv_bytes_per_token, rows_that_fit
 from asyncgen.backends.meter import Meter
 from asyncgen.backends.rendering import check_template, encode
+from asyncgen.backends.shortage import Aside
 from asyncgen.config import Config
 from asyncgen.errors import BackendFailed
 from asyncgen.packing import PromptPool
@@ -118,29 +120,36 @@ class Static:
 
     def _work(self, pool: PromptPool, completions: Completions) -> None:
         """The worker thread's whole life: take, generate, hand over, until the pool is closed."""
-        while prompts := self._take(pool):
-            group = self._complete(prompts)
+        aside = Aside()
+        while (prompts := self._take(pool, aside)) or aside:
+            group = self._complete(prompts, aside)
             from_thread.check_cancelled()
             try:
                 from_thread.run_sync(completions.send_nowait, group)
             except (anyio.BrokenResourceError, anyio.ClosedResourceError):
                 return  # whoever received is gone: the run is being torn down, and has its own error
 
-    def _take(self, pool: PromptPool) -> tuple[Prompt, ...]:
+    def _take(self, pool: PromptPool, aside: Aside) -> tuple[Prompt, ...]:
+        """The next batch: one that is tried again, alone; or from the pool; or nothing, if none of these is there."""
         from_thread.check_cancelled()
+        if due := aside.due(monotonic(), most=1):
+            return due
         spread = 1.0 if self._fixed_shape else _GPU_SPREAD
         take = partial(pool.take, self.limits.rows, tokens=self._budget.limit, spread=spread)
+        patience = aside.seconds(monotonic()) if aside else inf
         try:
-            return from_thread.run(take)
+            return from_thread.run(_within, patience, take)
         except concurrent.futures.CancelledError:  # cancelled while it waited there
             from_thread.check_cancelled()
             return ()
 
-    def _complete(self, prompts: tuple[Prompt, ...]) -> tuple[Completion, ...]:
-        """One completion for each prompt, in parts if they do not fit into memory together."""
+    def _complete(self, prompts: tuple[Prompt, ...], aside: Aside) -> tuple[Completion, ...]:
+        """Completions of the prompts, in parts if they do not fit into memory together; but for those that do not fit
+        alone and are set aside.
+        """
         began = perf_counter()
         done: list[Completion] = []
-        waiting = [prompts]
+        waiting = [prompts] if prompts else []
         while waiting:
             part = waiting.pop()
             cells = _cells_per_row(part)
@@ -149,6 +158,9 @@ class Static:
                 waiting += [part[rows:], part[:rows]]
             elif (answers := self._try(part, rows, began)) is not None:
                 self._budget.fitted(rows * cells)
+                aside.begun(part)
+                for prompt in part:
+                    aside.finished(prompt)
                 done += answers
             else:
                 # Out here the exception is gone, whose traceback kept the batch's tensors alive.
@@ -156,7 +168,7 @@ class Static:
                 self._budget.failed(rows * cells)
                 if rows > 1:
                     waiting.append(part)
-                else:
+                elif aside.failed(part[0], monotonic()):
                     done.append(_does_not_fit(part[0], cells, began))
         return tuple(done)
 
@@ -222,6 +234,16 @@ async def _close_in_the_end(pool: PromptPool) -> None:
         await anyio.sleep_forever()
     finally:
         pool.close()
+
+
+async def _within(seconds: float, take: Callable[[], Awaitable[tuple[Prompt, ...]]]) -> tuple[Prompt, ...]:
+    """What ``take`` gives; nothing if that takes longer, and if the pool is closed: then the time is waited."""
+    with anyio.move_on_after(seconds):
+        prompts = await take()
+        if not prompts and seconds < inf:
+            await anyio.sleep(seconds)
+        return prompts
+    return ()
 
 
 def _cells_per_row(part: Sequence[Prompt]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from asyncgen.backends import Backend, open_backend
+from asyncgen.backends.static import Static
 from asyncgen.config import Config
 from asyncgen.packing import PromptPool, Window
 from asyncgen.records import Completion, Message, Prompt
@@ -179,3 +180,13 @@ def run(config: Config, conversations: Sequence[Sequence[Message]]) -> list[Comp
 def read_json(path: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(path.read_text())
     return content
+
+
+class Wrapped:
+    """Puts ``around(forward, **inputs)`` in the place of a loaded model's forward."""
+
+    def __init__(self, backend: object, around: Callable[..., Any]) -> None:
+        assert isinstance(backend, Static)
+        model = backend._loaded.model
+        forward = model.forward
+        model.forward = lambda **inputs: around(forward, **inputs)

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from asyncgen.backends import open_backend
 from asyncgen.backends.chat import render_plain
+from asyncgen.backends.shortage import Aside
 from asyncgen.backends.static import Static
 from asyncgen.errors import ModelError, PromptTooLong
 from asyncgen.records import Message, Prompt, Sampling
@@ -170,7 +171,7 @@ def test_logits_are_the_same_to_the_bit_in_any_slot_beside_any_neighbours(
         """For each index the bytes of its logits at each step, while its row was going on."""
         seen: list[torch.Tensor] = []
         hook = backend._loaded.model.register_forward_hook(lambda _m, _a, out: seen.append(out.logits[:, -1].clone()))
-        completions = backend._complete(tuple(part))
+        completions = backend._complete(tuple(part), Aside())
         hook.remove()
         return {
             c.prompt.index: [step[slot].numpy().tobytes() for step in seen[: c.tokens]]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import threading
-import weakref
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
@@ -16,24 +14,19 @@ import pytest
 import torch
 
 from asyncgen.backends import Completions, open_backend
-from asyncgen.backends.static import Static
 from asyncgen.config import Config
 from asyncgen.errors import BackendFailed
 from asyncgen.packing import PromptPool, Window
-from asyncgen.records import Completion, Message
-from tests.backends.helpers import complete, config_for, make_messages, make_model, make_prompts, make_tokenizer, run
+from asyncgen.records import Completion
+from tests.backends.helpers import (
+    Wrapped,
+    complete,
+    config_for,
+    make_messages,
+    make_prompts,
+)
 
 Forward = Callable[..., Any]
-
-
-class Wrapped:
-    """Puts ``around(forward, **inputs)`` in the place of a loaded model's forward."""
-
-    def __init__(self, backend: object, around: Callable[..., Any]) -> None:
-        assert isinstance(backend, Static)
-        model = backend._loaded.model
-        forward = model.forward
-        model.forward = lambda **inputs: around(forward, **inputs)
 
 
 async def start(backend: Any, count: int, new_tokens: int) -> tuple[PromptPool, Completions, Any]:
@@ -45,120 +38,6 @@ async def start(backend: Any, count: int, new_tokens: int) -> tuple[PromptPool, 
     window.end()
     send, receive = anyio.create_memory_object_stream[tuple[Completion, ...]](count)
     return pool, send, receive
-
-
-def test_a_row_with_nan_logits_fails_alone(tmp_path: Path) -> None:
-    tokenizer = make_tokenizer()
-    poison = tokenizer.convert_tokens_to_ids("Q")
-    assert isinstance(poison, int)
-    # Tied to the output, the poisoned embedding would make that token's logit NaN in every row.
-    sick = make_model(tmp_path / "sick", nan_token=poison, tie_word_embeddings=False)
-    well = make_model(tmp_path / "well", tie_word_embeddings=False)
-    conversations = make_messages(4)
-    expected = run(config_for(well, temperature=0.7), conversations)
-    conversations[2] = ({"role": "user", "content": "Q"},)
-    found = run(config_for(sick, temperature=0.7), conversations)
-    assert found[2].finish_reason == "error"
-    assert found[2].error.startswith("logits not finite: ")
-    assert not found[2].retryable
-    for i in (0, 1, 3):
-        assert (found[i].text, found[i].finish_reason) == (expected[i].text, expected[i].finish_reason)
-
-
-def test_a_row_whose_logits_turn_nan_later_may_be_tried_again(llama: Path) -> None:
-    steps = 0
-
-    def poison(forward: Forward, **inputs: Any) -> Any:
-        nonlocal steps
-        out = forward(**inputs)
-        if steps == 3:
-            out.logits[0, -1, 5] = torch.inf
-        steps += 1
-        return out
-
-    async def main() -> list[Completion]:
-        async with open_backend(config_for(llama)) as backend:
-            Wrapped(backend, poison)
-            return await complete(backend, make_prompts(backend, make_messages(1), 12))
-
-    [found] = anyio.run(main)
-    assert (found.finish_reason, found.retryable, found.tokens) == ("error", True, 3)
-
-
-def fails_above(limit: int, seen: list[int]) -> Callable[..., Any]:
-    def forward_with_limit(forward: Forward, **inputs: Any) -> Any:
-        rows = inputs["input_ids"].shape[0]
-        seen.append(rows)
-        if rows > limit:
-            raise torch.OutOfMemoryError("simulated: not enough memory for so many rows")
-        return forward(**inputs)
-
-    return forward_with_limit
-
-
-@pytest.mark.parametrize("limit", [1, 3, 4])
-def test_out_of_memory_halves_the_batch_and_is_remembered(llama: Path, limit: int) -> None:
-    conversations = [(Message(role="user", content=f"story {i:02d}"),) for i in range(16)]
-    config = config_for(llama, batch_size=8, max_new_tokens=4)
-    expected = run(config, conversations)
-    seen: list[int] = []
-
-    async def main() -> list[Completion]:
-        async with open_backend(config) as backend:
-            Wrapped(backend, fails_above(limit, seen))
-            found = await complete(backend, make_prompts(backend, conversations, 4))
-            assert 1 <= backend.snapshot().out_of_memory <= 3, "at most log2(batch) for a limit that does not move"
-            return found
-
-    found = anyio.run(main)
-    assert [c.text for c in found] == [c.text for c in expected]
-    assert max(seen) == 8
-    assert seen.count(8) == 1, "the run learnt from the first time"
-
-
-def test_what_did_not_fit_is_freed_before_it_is_tried_again(llama: Path) -> None:
-    left: list[weakref.ref[torch.Tensor]] = []
-    alive: list[bool] = []
-
-    def fails_once(forward: Forward, **inputs: Any) -> Any:
-        if not left:
-            big = torch.zeros(1000)
-            left.append(weakref.ref(big))
-            raise torch.OutOfMemoryError("simulated")
-        alive.append(left[0]() is not None)
-        return forward(**inputs)
-
-    async def main() -> None:
-        async with open_backend(config_for(llama)) as backend:
-            Wrapped(backend, fails_once)
-            await complete(backend, make_prompts(backend, make_messages(4), 3))
-
-    gc.disable()  # counting references has to do
-    try:
-        anyio.run(main)
-    finally:
-        gc.enable()
-    assert alive[0] is False
-
-
-def test_out_of_memory_for_one_prompt_alone_rejects_only_that(llama: Path) -> None:
-    conversations = make_messages(5)
-    conversations[3] = ({"role": "user", "content": "long " * 60},)
-
-    def short_only(forward: Forward, **inputs: Any) -> Any:
-        if inputs["attention_mask"].shape[1] > 200:
-            raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
-        return forward(**inputs)
-
-    async def main() -> list[Completion]:
-        async with open_backend(config_for(llama)) as backend:
-            Wrapped(backend, short_only)
-            return await complete(backend, make_prompts(backend, conversations, 12))
-
-    found = anyio.run(main)
-    assert [c.finish_reason == "error" for c in found] == [False, False, False, True, False]
-    assert found[3].error.startswith("out of memory: ")
-    assert not found[3].retryable
 
 
 def test_a_model_that_raises_ends_the_run_with_one_plain_error(llama: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -24,3 +25,16 @@ def trials(record_property: Callable[[str, object], None]) -> Trials:
         return count
 
     return choose
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A tiny model, for tests that run on one torch thread: it is too small to share work."""
+    import torch  # most rows do without
+
+    from tests.backends.helpers import make_model  # the same
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield make_model(tmp_path_factory.mktemp("llama"), "llama", seed=1)
+    torch.set_num_threads(threads)

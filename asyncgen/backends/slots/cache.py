@@ -146,14 +146,23 @@ class Cache:
     def take(self, slot: int) -> int:
         """A fresh page for ``slot``."""
         page = self.pages.take(slot)
-        self.owners[page] = slot
-        self.open([page])
+        try:
+            self.owners[page] = slot
+            self.open([page])
+        except BaseException:
+            self.pages.release([page], 0)
+            raise
         return page
 
     def release(self, pages: Sequence[int], reserved: int) -> None:
         """Takes back a row's pages and its reservation."""
         self.pages.release(pages, reserved)
         self.owners[list(pages)] = -1
+
+    def reset(self) -> None:
+        """Takes all pages back."""
+        self.pages = Pages(self.pages.count)
+        self.owners.fill_(-1)
 
     def open(self, pages: Sequence[int]) -> None:
         """Empties pages."""

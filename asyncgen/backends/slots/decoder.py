@@ -68,6 +68,8 @@ class Decoder:
         self._free = list(range(slots - 1, -1, -1))
         self._seats: dict[int, Seat] = {}
         self._arrangement: Arrangement | None = None
+        self.torn = False
+        """Whether something has failed in the middle: there is no way on but ``reset``."""
 
     @property
     def seats(self) -> Iterable[Seat]:
@@ -158,10 +160,22 @@ class Decoder:
         arranged = self._arrangement
         assert arranged is not None, "compute comes first"
         live = arranged.lanes[: len(arranged.seats)]
+        self.torn = True
         self._state.lengths[live] += 1
         for seat in arranged.seats:
             seat.length += 1
-        return self._take(picked, live, arranged.seats)
+        ended = self._take(picked, live, arranged.seats)
+        self.torn = False
+        return ended
+
+    def reset(self) -> None:
+        """Takes all rows away, whatever state they are in."""
+        self._seats.clear()
+        self._free = list(range(self.slots - 1, -1, -1))
+        self._table[: self.slots].fill_(self._neutral)
+        self.cache.reset()
+        self._arrangement = None
+        self.torn = False
 
     def remove(self, seat: Seat) -> None:
         """Frees a row's slot."""
@@ -194,7 +208,11 @@ class Decoder:
             more = torch.full_like(self._table, self._neutral)
             self._table = torch.cat([self._table, more], dim=1)
         page = self.cache.take(seat.slot)
-        self._table[seat.slot, len(seat.pages)] = page
+        try:
+            self._table[seat.slot, len(seat.pages)] = page
+        except BaseException:
+            self.cache.release([page], 0)
+            raise
         seat.pages.append(page)
 
     def _grow(self) -> None:
@@ -205,11 +223,13 @@ class Decoder:
 
     def _arrange(self) -> Arrangement:
         """Closes holes among the pages, then arranges the rows that run."""
+        self.torn = True
         for source, target in self.cache.compact(WASTE):
             seat = self._seats[self.cache.pages.owners[target]]
             place = seat.pages.index(source)
             seat.pages[place] = target
             self._table[seat.slot, place] = target
+        self.torn = False
         return Arrangement.of(self._seats.values(), self._filling, self._size, self.slots, self.device)
 
     def _pick(self, logits: Tensor, slots: Tensor, needs: Needs) -> Picked:

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from threading import Event
+from time import monotonic
 
 import anyio
 
@@ -69,6 +70,7 @@ class Exchange:
         """Ends the row of a prompt, or lets go of one that waits; of any other index nothing is remembered."""
         if index in self._held:
             self.cancelled.add(index)
+            self._news.set()
         elif prompt := self._pool.withdraw(index):
             self._send((Completion(prompt, "", 0, 0.0, "cancelled", retryable=False),))
 
@@ -87,6 +89,13 @@ class Exchange:
                 self._news.clear()
             self._call(self._pool.starve, -1)
         return [self._given.popleft() for _ in range(len(self._given))]
+
+    def pause(self, seconds: float) -> None:
+        """Waits so long; less, if there is somebody to let go of."""
+        end = monotonic() + seconds
+        while not (self.over or self.cancelled) and (left := end - monotonic()) > 0:
+            self._news.wait(left)
+            self._news.clear()
 
     def deliver(self, completions: tuple[Completion, ...]) -> None:
         """Hands completions over; if whoever received them is gone, nobody wants them."""

@@ -13,6 +13,7 @@ from typing import Any, Self
 import torch
 
 from asyncgen.backends.loading import Loaded
+from asyncgen.backends.memory import is_out_of_memory
 from asyncgen.backends.slots.cache import LayerShape
 from asyncgen.backends.slots.declared import check_declared
 from asyncgen.backends.slots.observed import OBSERVING, observe
@@ -38,9 +39,11 @@ def probe(loaded: Loaded, reach: int) -> list[LayerShape]:
     with torch.inference_mode(), _Changes(loaded.model) as changes:
         try:
             return _compute(loaded.model, changes, reach, loaded.embeddings)
-        except (Unsupported, torch.OutOfMemoryError):
+        except Unsupported:
             raise
         except Exception as error:  # code of others, called in a way it may never have been tried in
+            if is_out_of_memory(error):
+                raise
             text = " ".join(str(error).split())
             raise Unsupported(f"a trial run failed: {type(error).__name__}: {text}") from error
 

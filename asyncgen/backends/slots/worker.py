@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections import deque
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import nullcontext
-from time import perf_counter
+from math import inf
+from time import monotonic, perf_counter
 
 import torch
 
@@ -16,6 +16,7 @@ from asyncgen.backends.chat import Chat
 from asyncgen.backends.decoding import Row
 from asyncgen.backends.loading import Loaded
 from asyncgen.backends.memory import TokenBudget, is_out_of_memory
+from asyncgen.backends.shortage import TRIES, Aside, pause_after
 from asyncgen.backends.slots.arrangement import Seat
 from asyncgen.backends.slots.cache import LayerShape, pages_for
 from asyncgen.backends.slots.decoder import Decoder
@@ -35,10 +36,6 @@ TOGETHER = 2048
 """Prompt tokens computed at a time; the rows that run wait meanwhile."""
 SOON = 32
 """Prompts that are asked for at a time, beside a refill."""
-SHORTEST_WAIT, PATIENCE = 0.05, 7
-"""Seconds that a row waits which is alone and does not fit, twice as long each time, and how often: 6 s in all."""
-CALM = 64
-"""Steps without running out of memory that count for more rows, where there were too many."""
 REFILL = 16
 """Slots are refilled when a share of one in so many is free: prompts are cheaper to compute together."""
 
@@ -69,10 +66,11 @@ class Worker:
         self._meter = meter
         self._most_pages = size.pages - 1
         self._slots = size.slots
-        self._budget = TokenBudget()  # of rows, not of tokens
-        self._steps = 0
-        self._alone = 0  # times in a row that a step of a single row did not fit
+        self._row_budget = TokenBudget()  # of rows, not of tokens
+        self._prompt_budget = TokenBudget()
+        self._failures = 0  # steps in a row that did not fit
         self._waiting: deque[Prompt] = deque()
+        self._aside = Aside()
         self._done: list[Completion] = []
         self._tokens = 0
 
@@ -93,69 +91,89 @@ class Worker:
         """At most one group of prompts, and one step: whoever wants something waits no longer than that."""
         decoder = self._decoder
         # No more than is begun soon: what is taken is finished, even if the run is told to stop.
-        exchange.ask(min(self._free, SOON) + self._refill - len(self._waiting))
+        exchange.ask(min(self._free, SOON) + self._refill - len(self._waiting) - len(self._aside))
         self._waiting += exchange.collect(wait=self._idle)
         self._drop(exchange.cancelled)
+        self._waiting.extendleft(reversed(self._aside.due(monotonic())))
         if self._waiting and (self._free >= min(self._refill, len(self._waiting)) or not decoder.live):
             self._admit()
         if decoder.live:
             began = perf_counter()
-            self._step()
-            if choice.open:
+            if not self._step():
+                exchange.pause(pause_after(self._failures))
+            elif choice.open:
                 torch.set_num_threads(choice.stepped(perf_counter() - began))
+        elif self._aside and not self._waiting:
+            exchange.pause(self._aside.seconds(monotonic()))
         self._meter.running(decoder.live, self._tokens)
         self._tokens = 0
         exchange.deliver(tuple(self._done))
         self._done.clear()
 
-    def _step(self) -> None:
-        """One more token of every row that runs; of fewer rows from now on, if memory does not hold the step."""
-        rows = self._decoder.live
+    def _step(self) -> bool:
+        """One more token of every row that runs; False if memory does not hold that. Then nothing is lost but time."""
+        decoder, seats = self._decoder, tuple(self._decoder.seats)
         try:
-            picked = self._decoder.compute()
+            ended = decoder.take(decoder.compute())
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            picked = None
+            failed = True
+        else:
+            failed = False
         # Out here the exception is gone, whose traceback kept the tensors alive.
-        if picked is None:
-            self._make_room()
-            return
-        self._finish(self._decoder.take(picked))
-        self._steps, self._alone = self._steps + 1, 0
-        if self._steps % CALM == 0:
-            self._budget.fitted(rows)
+        if failed:
+            self._meter.out_of_memory()
+            self._prefixes.clear()
+            self._failures += 1
+            self._make_room(seats)
+            return False
+        self._finish(ended)
+        self._failures = 0
+        self._row_budget.fitted(len(seats))
+        return True
 
-    def _make_room(self) -> None:
-        """Lets half of the rows begin anew later, those that have least to lose. One that is alone waits for memory to
-        come back, and has failed if that does not happen for some seconds.
+    def _make_room(self, seats: Sequence[Seat]) -> None:
+        """Lets rows begin anew later: half of them, those that have least to lose; at first none, for memory may come
+        back at once. One that is alone is given more time, and set aside if that does not help.
         """
-        self._meter.out_of_memory()
-        self._prefixes.clear()
-        if self._decoder.live == 1 and self._alone < PATIENCE:
-            time.sleep(SHORTEST_WAIT * 2**self._alone)
-            self._alone += 1
-            return
-        self._alone = 0
-        self._budget.failed(self._decoder.live)
-        seats = sorted(self._decoder.seats, key=lambda seat: len(seat.row.tokens))
-        for seat in seats[: max(1, len(seats) // 2)]:
-            self._decoder.remove(seat)
+        if self._decoder.torn:
+            self._decoder.reset()
+            self._finish([seat for seat in seats if seat.row.reason is not None])
+            self._begin_anew([seat for seat in seats if seat.row.reason is None])
+        elif len(seats) == 1:
+            if self._failures > TRIES:
+                self._failures = 0
+                self._decoder.remove(seats[0])
+                self._leave(seats[0])
+                self._set_aside(seats[0].row.prompt, "a step of it does not fit")
+        elif self._failures > 1:
+            self._row_budget.failed(len(seats))
+            leaving = sorted(seats, key=lambda seat: len(seat.row.tokens))[: len(seats) // 2]
+            for seat in leaving:
+                self._decoder.remove(seat)
+            self._begin_anew(leaving)
+            _log.info("a step of %d rows did not fit into memory", len(seats))
+
+    def _begin_anew(self, seats: Sequence[Seat]) -> None:
+        """Lets rows that have no slot any more wait for another one."""
+        for seat in seats:
             self._leave(seat)
-            if len(seats) == 1:
-                self._reject(seat.row.prompt, "a step of it does not fit, not even alone")
-            else:
-                self._waiting.appendleft(seat.row.prompt)
-        _log.info("a step of %d rows did not fit into memory", len(seats))
+        self._waiting.extendleft(seat.row.prompt for seat in seats)
+
+    def _set_aside(self, prompt: Prompt, why: str) -> None:
+        """One that did not fit, not even alone, is tried again later, or given up."""
+        if self._aside.failed(prompt, monotonic()):
+            self._reject(prompt, f"{why}, not even alone")
 
     @property
     def _idle(self) -> bool:
-        return not self._decoder.live and not self._waiting
+        return not (self._decoder.live or self._waiting or self._aside)
 
     @property
     def _rows(self) -> int:
         """Rows that may run at once: the slots, or fewer, as far as memory was found to hold them."""
-        return self._slots if self._budget.limit is None else min(self._slots, self._budget.limit)
+        return min(self._slots, self._row_budget.limit or self._slots)
 
     @property
     def _free(self) -> int:
@@ -168,13 +186,18 @@ class Worker:
         return max(1, self._rows // REFILL)
 
     def _timed(self, threads: int) -> float:
-        """Seconds of a small forward pass with this number of threads, at best."""
+        """Seconds of a small forward pass with this number of threads, at best; infinitely many out of memory."""
         torch.set_num_threads(threads)
-        seconds = []
+        seconds = [inf]
         for _ in range(3):
             began = perf_counter()
-            self._decoder.prefix((0,) * LANES)
-            seconds.append(perf_counter() - began)
+            try:
+                self._decoder.prefix((0,) * LANES)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+            else:
+                seconds.append(perf_counter() - began)
         return min(seconds)
 
     def _admit(self) -> None:
@@ -191,8 +214,11 @@ class Worker:
         group: list[Prompt] = []
         tokens = 0
         room = self._decoder.cache.pages.room
+        most = min(TOGETHER, self._prompt_budget.limit or TOGETHER)
         while self._waiting and len(group) < self._free:
             prompt = self._waiting[0]
+            if group and (prompt in self._aside or group[0] in self._aside):
+                break  # one that has failed is tried alone
             pages = pages_for(prompt.prepared.length, prompt.max_new_tokens)
             if pages > self._most_pages:
                 self._waiting.popleft()
@@ -200,7 +226,7 @@ class Worker:
                 self._reject(prompt, why, "refused")  # as one that is too long for the model: nothing is broken
                 continue
             tokens += prompt.prepared.length
-            if group and (tokens > TOGETHER or _beginning(prompt) != _beginning(group[0])):
+            if group and (tokens > most or _beginning(prompt) != _beginning(group[0])):
                 break
             if not group and not self._prefixes.fits(_beginning(prompt)):
                 break
@@ -211,8 +237,9 @@ class Worker:
         return group
 
     def _seat(self, group: Sequence[Prompt]) -> None:
-        """Computes prompts and gives them slots; out of memory, one by one."""
+        """Computes prompts and gives them slots. Out of memory, they are tried again: fewer at a time, or later."""
         began = perf_counter()
+        tokens = sum(prompt.prepared.length for prompt in group)
         seats: list[Seat] = []
         try:
             beginning = _beginning(group[0])
@@ -236,15 +263,19 @@ class Worker:
         if failed:
             self._meter.out_of_memory()
             self._prefixes.clear()
-            for prompt in group:
-                if len(group) > 1:
-                    self._seat([prompt])
-                else:
-                    self._reject(prompt, "it does not fit, not even alone")
+            if len(group) > 1:
+                self._prompt_budget.failed(tokens)
+                self._waiting.extendleft(reversed(group))
+            else:
+                self._set_aside(group[0], "it does not fit")
+        else:
+            self._aside.begun(group)
+            self._prompt_budget.fitted(tokens)
 
     def _finish(self, ended: Sequence[Seat]) -> None:
         for seat in ended:
             self._leave(seat)
+            self._aside.finished(seat.row.prompt)
             self._done.append(seat.row.completion(self._chat))
 
     def _leave(self, seat: Seat) -> None:
@@ -260,8 +291,11 @@ class Worker:
     def _drop(self, cancelled: AbstractSet[int]) -> None:
         if not cancelled:
             return
-        for prompt in [prompt for prompt in self._waiting if prompt.index in cancelled]:
+        waiting = [prompt for prompt in self._waiting if prompt.index in cancelled]
+        for prompt in waiting:
             self._waiting.remove(prompt)
+        for prompt in [*waiting, *self._aside.drop(cancelled)]:
+            self._aside.finished(prompt)
             self._done.append(Completion(prompt, "", 0, 0.0, "cancelled", retryable=False))
         for seat in [seat for seat in self._decoder.seats if seat.row.prompt.index in cancelled]:
             seat.row.end("cancelled")

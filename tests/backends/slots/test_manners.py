@@ -22,7 +22,7 @@ from asyncgen.backends.slots.worker import TOGETHER, Worker
 from asyncgen.errors import BackendFailed
 from asyncgen.packing import PromptPool, Window
 from asyncgen.records import Completion
-from tests.backends.slots.test_running import Model, at_work, endless, make, opened, running_rows, said, slots_for
+from tests.backends.slots.running import Model, at_work, endless, make, opened, running_rows, said, slots_for
 
 pytestmark = pytest.mark.usefixtures("no_thread_of_ours_is_left")
 

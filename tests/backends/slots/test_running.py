@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,112 +13,18 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from asyncgen.backends import open_backend
-from asyncgen.backends.slots.backend import Slots
-from asyncgen.backends.slots.decoder import Decoder
-from asyncgen.backends.slots.state import State
 from asyncgen.config import Config
 from asyncgen.errors import BackendFailed
 from asyncgen.packing import PromptPool, Window
-from asyncgen.records import Completion, Message, Prompt, Sampling
+from asyncgen.records import Completion, Message, Sampling
 from tests.backends.helpers import (
     complete,
-    config_for,
-    make_messages,
-    make_model,
     make_prompts,
-    make_tokenizer,
 )
+from tests.backends.slots.running import Model, at_work, endless, make, opened, running_rows, said, slots_for
 from tests.backends.test_static import sample_alone
 
 pytestmark = pytest.mark.usefixtures("no_thread_of_ours_is_left")
-
-Forward = Callable[..., Any]
-SLOTS = {"kind": "slots", "device": "cpu"}
-
-
-def slots_for(directory: Path | str, **generation: Any) -> Config:
-    return config_for(directory, backend=SLOTS, **({"temperature": 0.9} | generation))
-
-
-@asynccontextmanager
-async def opened(config: Config) -> AsyncIterator[Slots]:
-    async with open_backend(config) as backend:
-        assert isinstance(backend, Slots)
-        yield backend
-
-
-class Model:
-    """Stands before a backend's model; ``ahead`` is asked before each forward pass."""
-
-    def __init__(self, backend: Slots, ahead: Callable[[dict[str, Any]], object]) -> None:
-        self._model, self._ahead = backend._loaded.model, ahead
-        backend._loaded = replace(backend._loaded, model=self)
-
-    def __call__(self, **arguments: Any) -> Any:
-        self._ahead(arguments)
-        return self._model(**arguments)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-
-class Running:
-    """A backend at work, and what it has sent."""
-
-    def __init__(self, backend: Slots) -> None:
-        self.backend = backend
-        self.pool = PromptPool(Window(10_000, goal=None))
-        self.found: list[Completion] = []
-
-    def put(self, prompts: Sequence[Prompt]) -> None:
-        self.pool.put(prompts)
-
-    async def until(self, count: int) -> list[Completion]:
-        with anyio.fail_after(60):
-            while len(self.found) < count:  # noqa: ASYNC110  # found by another task
-                await anyio.sleep(0.001)
-        return self.found
-
-
-@asynccontextmanager
-async def at_work(backend: Slots) -> AsyncIterator[Running]:
-    running = Running(backend)
-    send, receive = anyio.create_memory_object_stream[tuple[Completion, ...]](10_000)
-
-    async def note() -> None:
-        async for group in receive:
-            running.found.extend(group)
-
-    async with send, receive, anyio.create_task_group() as tasks:
-        tasks.start_soon(backend.run, running.pool, send)
-        tasks.start_soon(note)
-        yield running
-        tasks.cancel_scope.cancel()
-
-
-def make(backend: Slots, count: int, new: int = 12, *, first: int = 0) -> list[Prompt]:
-    """Prompts with indices of their own."""
-    return [
-        replace(prompt, index=first + prompt.index, seed=prompt.seed + first)
-        for prompt in make_prompts(backend, make_messages(count), new)
-    ]
-
-
-def said(completions: Sequence[Completion]) -> dict[int, tuple[str, int, str]]:
-    return {each.prompt.index: (each.text, each.tokens, each.finish_reason) for each in completions}
-
-
-async def running_rows(backend: Slots, count: int) -> None:
-    """Waits until so many rows run."""
-    while backend.snapshot().rows_running < count:  # noqa: ASYNC110  # they run in another thread
-        await anyio.sleep(0.001)
-
-
-def endless(arguments: dict[str, Any]) -> None:
-    """Slow enough to be caught at work."""
-    del arguments
-    threading.Event().wait(0.005)
 
 
 def test_prompts_may_be_sampled_each_in_its_own_way(llama: Path) -> None:
@@ -196,183 +99,6 @@ def test_cancelling_what_waits_or_is_unknown_or_is_done(llama: Path) -> None:
             assert said([again])[0] == expected[0]
             assert {index for index, each in found.items() if each[2] == "cancelled"} == {9, 10, 11}
             assert {index: each for index, each in found.items() if index < 9} == {i: expected[i] for i in range(9)}
-
-    anyio.run(main)
-
-
-def test_a_row_of_nan_fails_alone_and_so_do_its_pages(tmp_path: Path) -> None:
-    poison = make_tokenizer().convert_tokens_to_ids("Q")
-    assert isinstance(poison, int)
-    sick = make_model(tmp_path / "sick", nan_token=poison, tie_word_embeddings=False)
-    well = make_model(tmp_path / "well", tie_word_embeddings=False)
-    texts = ["a", "Q", "b" * 70, "c" * 70 + "Q", "Q" * 3, "d" * 200]
-    conversations = [(Message(role="user", content=texts[i % 6]),) for i in range(24)]
-    found = {}
-    for directory in (well, sick):
-
-        async def main(directory: Path) -> list[Completion]:
-            async with opened(slots_for(directory, batch_size=3, max_new_tokens=70)) as backend:
-                return await complete(backend, make_prompts(backend, conversations, 70))
-
-        found[directory] = anyio.run(main, directory)
-    for expected, mine in zip(found[well], found[sick], strict=True):
-        if "Q" in mine.prompt.messages[0]["content"]:
-            assert mine.finish_reason == "error"
-            assert mine.error.startswith("logits not finite: ")
-            assert not mine.retryable
-        elif "Q" in expected.text[:-1]:  # it has said it itself
-            assert mine.finish_reason == "error"
-        else:
-            assert said([mine]) == said([expected])
-
-
-@pytest.mark.parametrize("limit", [64, 96, 200])
-def test_out_of_memory_divides_a_group_and_loses_nobody(llama: Path, limit: int) -> None:
-    """Where the model, or what comes after it, has no memory for so many tokens; or for this prompt at all."""
-
-    def fails(arguments: dict[str, Any]) -> None:
-        if arguments["input_ids"].shape[1] > limit:
-            raise torch.OutOfMemoryError("simulated")
-
-    async def main() -> None:
-        async with opened(slots_for(llama, batch_size=8)) as backend:
-            prompts = make(backend, 20)
-            expected = said(await complete(backend, prompts))
-            Model(backend, fails)
-            async with at_work(backend) as running:
-                running.put(prompts)
-                found = await running.until(20)
-                assert backend.snapshot().out_of_memory > 0
-            for each in found:
-                fits = -(-len(each.prompt.prepared.token_ids) // 16) * 16 <= limit
-                assert said([each])[each.prompt.index] == (expected[each.prompt.index] if fits else ("", 0, "error")), (
-                    each.error
-                )
-
-    anyio.run(main)
-
-
-def test_out_of_memory_after_the_model_leaves_nothing_behind(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seat, failures = State.seat, iter([True, False, True, True])
-
-    def fails(self: State, *arguments: Any) -> None:
-        if next(failures, False):
-            raise torch.OutOfMemoryError("simulated")
-        seat(self, *arguments)
-
-    async def main() -> None:
-        async with opened(slots_for(llama, batch_size=8)) as backend:
-            prompts = make(backend, 6)
-            expected = said(await complete(backend, prompts))
-            monkeypatch.setattr(State, "seat", fails)
-            found = said(await complete(backend, prompts))
-            lost = [index for index in found if found[index][2] == "error"]
-            assert len(lost) == 2
-            assert all(found[index] == expected[index] for index in found if index not in lost)
-
-    anyio.run(main)
-
-
-def test_out_of_memory_while_pages_are_given_out_takes_all_of_them_back(
-    llama: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    add, failures = Decoder._add_page, iter([False, True, False, True, False, False, True])
-
-    def fails(self: Decoder, seat: Any) -> None:
-        if next(failures, False):
-            raise torch.OutOfMemoryError("simulated")
-        add(self, seat)
-
-    async def main() -> None:
-        async with opened(slots_for(llama, batch_size=3)) as backend:
-            prompts = make(backend, 12)
-            expected = said(await complete(backend, prompts))
-            monkeypatch.setattr(Decoder, "_add_page", fails)
-            found = said(await complete(backend, prompts))
-            lost = [index for index in found if found[index][2] == "error"]
-            assert len(lost) <= 2
-            assert all(found[index] == expected[index] for index in found if index not in lost)
-            assert next(failures, None) is None, "all of them were met"
-
-    anyio.run(main)
-
-
-@pytest.mark.parametrize("limit", [5, 1, 0])
-def test_out_of_memory_in_a_step_makes_fewer_rows_and_loses_nobody(
-    llama: Path, limit: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """``limit`` rows fit into a step; more begin anew, and only those that fit not even alone fail, one by one."""
-    pick, most = Decoder._pick, []
-
-    def fails_late(self: Decoder, logits: Any, slots: Any, needs: Any) -> Any:
-        picked = pick(self, logits, slots, needs)
-        if self._arrangement is not None and self.live > limit:  # in a step: admission has none yet
-            raise torch.OutOfMemoryError("simulated")
-        most.append(self.live)
-        return picked
-
-    async def main() -> None:
-        async with opened(slots_for(llama, batch_size=8)) as backend:
-            prompts = make(backend, 20)
-            expected = said(await complete(backend, prompts))
-            monkeypatch.setattr(Decoder, "_pick", fails_late)
-            monkeypatch.setattr("asyncgen.backends.slots.worker.PATIENCE", 1)
-            async with at_work(backend) as running:
-                running.put(prompts)
-                found = said(await running.until(20))
-                assert backend.snapshot().out_of_memory > 0
-            if limit:
-                assert found == expected
-                assert max(most) >= limit
-            else:
-                assert {each[2] for each in found.values()} == {"error"}
-                assert len(found) == 20
-
-    anyio.run(main)
-
-
-def failing(monkeypatch: pytest.MonkeyPatch, times: int, above: int) -> list[int]:
-    """Lets so many steps of more than so many rows fail; the rows of each step that was tried."""
-    compute, rows = Decoder.compute, []
-
-    def fails(self: Decoder) -> Any:
-        nonlocal times
-        rows.append(self.live)
-        if self.live > above and times:
-            times -= 1
-            raise torch.OutOfMemoryError("simulated")
-        return compute(self)
-
-    monkeypatch.setattr(Decoder, "compute", fails)
-    return rows
-
-
-def test_rows_come_back_when_memory_does(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def main() -> None:
-        async with opened(slots_for(llama, batch_size=8)) as backend:
-            monkeypatch.setattr("asyncgen.backends.slots.worker.CALM", 1)
-            rows = failing(monkeypatch, times=3, above=2)
-            async with at_work(backend) as running:
-                running.put(make(backend, 60, 30))
-                await running.until(60)
-        assert max(rows[10:40]) < 8
-        assert max(rows[-200:]) == 8
-
-    anyio.run(main)
-
-
-def test_a_row_that_is_alone_waits_for_memory(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def main() -> None:
-        async with opened(slots_for(llama, batch_size=1)) as backend:
-            prompts = make(backend, 3)
-            expected = said(await complete(backend, prompts))
-            monkeypatch.setattr("asyncgen.backends.slots.worker.SHORTEST_WAIT", 0.001)
-            failing(monkeypatch, times=7, above=0)
-            assert said(await complete(backend, prompts)) == expected
-            failing(monkeypatch, times=8, above=0)
-            found = said(await complete(backend, prompts))
-            (lost,) = [index for index, each in found.items() if each[2] == "error"]
-            assert found == expected | {lost: ("", 0, "error")}
 
     anyio.run(main)
 
