@@ -39,12 +39,14 @@ class _Packed:
         # The underscores are torch's: these operators have no other names.
         self._weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), ROWS)  # noqa: SLF001
 
-    def __call__(self, rows: Tensor) -> Tensor:
+    def __call__(self, input: Tensor) -> Tensor:  # noqa: A002  # as nn.Linear calls it
         """[..., in] -> [..., out]."""
         bias = self._plain.bias
-        if not rows.numel():
-            return nn.functional.linear(rows, self._plain.weight, bias)
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self._weight, bias, "none", [], "")  # noqa: SLF001
+        if not input.numel():
+            return nn.functional.linear(input, self._plain.weight, bias)
+        if bias is not None:
+            bias = bias.contiguous()  # the operator takes no strides into account
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(input, self._weight, bias, "none", [], "")  # noqa: SLF001
         return product
 
 
