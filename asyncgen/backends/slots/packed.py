@@ -41,7 +41,7 @@ class _Packed:
 
     def __call__(self, input: Tensor) -> Tensor:  # noqa: A002  # as nn.Linear calls it
         """[..., in] -> [..., out]."""
-        bias = self._plain.bias
+        bias: Tensor | None = self._plain.bias
         if not input.numel():
             return nn.functional.linear(input, self._plain.weight, bias)
         if bias is not None:
