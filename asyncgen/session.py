@@ -7,7 +7,7 @@ Opens what a run needs in the order in which it is cheap to refuse (inputs, mode
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,6 @@ from asyncgen.output import (
     is_full,
     open_output,
     peek,
-    seen_stories,
 )
 from asyncgen.pipeline import Flow, seen_before, too_few_prompts
 from asyncgen.prompts import End, input_files, open_source
@@ -96,7 +95,9 @@ async def run(
         async with open_source(config, tell) as source:
             validators = await in_thread(open_validators, config)
             inputs = await in_thread(_checked_inputs, config)
-            async with open_output(config, inputs) as output:
+            seen: list[Seen] = []
+            read = partial(_remember, config, seen)
+            async with open_output(config, inputs, read=read, must_resume=resume == "require") as output:
                 if output.resumed and resume == "never":  # somebody else's, since we looked
                     check_resume(config, resume)
                 if begin is not None:
@@ -120,7 +121,7 @@ async def run(
                         start=output.start,
                         accepted=output.accepted,
                         rejected=output.rejected,
-                        seen=await in_thread(_seen, config, output),
+                        seen=seen[0],
                         tell=tell,
                     )
                     try:
@@ -177,6 +178,8 @@ def _tell_how_it_goes_on(config: Config, output: Output, tell: Notice) -> None:
         tell(f"made the folder {output.made_folder}")
     for caution in cautions(config):
         tell(caution)
+    for text in output.cuts:
+        tell(text)
     for note in output.notes:
         tell(f"resumed with another setting: {note}" if output.resumed else note)
 
@@ -275,9 +278,9 @@ def _note_engine(backend: Backend, config: Config, output: Output, tell: Notice)
     output.describe({"engine": engine, "why not slots": backend.fallback or None})
 
 
-def _seen(config: Config, output: Output) -> Seen:
-    """The repeats that earlier sessions must be known by, read from the stories on disk; runs in a thread."""
-    return seen_before(config, seen_stories(output.places.stories) if output.resumed else ())
+def _remember(config: Config, seen: list[Seen], texts: Iterable[str]) -> None:
+    """Adds what repeats of earlier sessions' stories are known by; runs in a thread, while the output is opened."""
+    seen.append(seen_before(config, texts))
 
 
 def _checked_inputs(config: Config) -> dict[str, Path | str]:

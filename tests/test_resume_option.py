@@ -42,3 +42,22 @@ async def test_in_a_program(tmp_path: Path) -> None:
     assert (await library.run(config, resume="never")).complete
     with pytest.raises(ResumeRefused, match="forbids"):
         await library.run(config, resume="never")
+
+
+def test_require_never_begins_anew(tmp_path: Path) -> None:
+    """Neither what a changed configuration would begin anew, nor a first record that is torn."""
+    env = without_torch(tmp_path)
+    hopeless = ("run", "--set", "backend={kind: echo, bad_share: 1.0}", "--set", "max_attempts=1")
+    assert asyncgen(*hopeless, cwd=tmp_path, env=env).returncode == 4
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("stories.*")}
+    done = asyncgen("run", *ECHO, "--resume", "require", cwd=tmp_path, env=env)
+    assert (done.returncode, "would begin anew, and resume require" in done.stderr) == (2, True), done.stderr
+    assert "backend.bad_share: was 1.0, now 0.0" in done.stderr
+    (tmp_path / "stories.run.json").write_text('{"format": 1}')
+    (tmp_path / "stories.rejected.jsonl").write_bytes(before["stories.rejected.jsonl"][:40])
+    done = asyncgen("run", *ECHO, "--resume", "require", cwd=tmp_path, env=env)
+    assert (done.returncode, "would begin anew, and resume require" in done.stderr) == (2, True), done.stderr
+    assert (tmp_path / "stories.rejected.jsonl").stat().st_size == 40
+    for name, data in before.items():
+        (tmp_path / name).write_bytes(data)
+    assert asyncgen(*hopeless, "--resume", "require", cwd=tmp_path, env=env).returncode == 4

@@ -11,7 +11,7 @@ from asyncgen.cli.speak import say
 from asyncgen.config_file import load_config
 from asyncgen.errors import InputError
 from asyncgen.output import repair, verify
-from asyncgen.validators import normalise
+from asyncgen.validators import count_words, normalise
 
 __all__ = ["repair_command", "verify_command"]
 
@@ -25,7 +25,7 @@ def verify_command(run: _Run) -> None:
     """Read every line of an output and say whether it is sound. Changes nothing."""
     path = _output_of(run)
     try:
-        report = verify(path, key=normalise)
+        report = verify(path, key=normalise, words=count_words)
     except OSError as error:
         raise InputError(f"{error.filename or path}: cannot be read: {error.strerror}") from error
     say(report.text())
@@ -42,7 +42,7 @@ def repair_command(
     """Save what is sound of a damaged output into new files. The old ones are never touched."""
     path = _output_of(run)
     try:
-        salvage = repair(path, to)
+        salvage = repair(path, to, words=count_words)
     except OSError as error:
         raise InputError(f"{error.filename or path}: {error.strerror}", hint="no new file was left") from error
     say(salvage.text())

@@ -7,7 +7,7 @@ from asyncgen.output.manifest import Manifest, State
 from asyncgen.output.opening import MAY_BE_MENDED, Progress, holds_records, is_full, peek
 from asyncgen.output.places import Places
 from asyncgen.output.repair import Salvage, repair
-from asyncgen.output.repeats import Seen, seen_stories
+from asyncgen.output.repeats import Seen
 from asyncgen.output.verify import VerifyReport, verify
 from asyncgen.output.writer import Output, open_output
 
@@ -29,6 +29,5 @@ __all__ = [
     "open_output",
     "peek",
     "repair",
-    "seen_stories",
     "verify",
 ]

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from asyncgen import seeds
 from asyncgen.records import Record, Rejection, Story
 
-__all__ = ["Foreign", "Garbled", "Place", "decode", "encode", "kinds_of", "place_of"]
+__all__ = ["Foreign", "Garbled", "Place", "check_content", "decode", "encode", "kinds_of", "place_of"]
 
 _TYPES: dict[str, tuple[type, ...]] = {
     "story_id": (str,),
@@ -29,6 +29,8 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "metadata": (dict,),
 }
 _BREAKS = re.compile("[\x85\u2028\u2029]")
+_MOST = 2**53
+"""No count comes near it, and any reader of JSON can hold it."""
 
 
 class Garbled(ValueError):
@@ -102,6 +104,20 @@ def place_of(record: Record, seed: int | None = None) -> Place:
     return place
 
 
+def check_content(record: Record, words: Callable[[str], int] | None) -> None:
+    """Raises Foreign for what no run writes into a record that stands in its place: numbers below zero, a story
+    without a text, another ``word_count`` than ``words(content)`` (None: any will do).
+    """
+    for key in ("word_count", "generation_time", "tokens_generated", "tokens_per_second"):
+        number = getattr(record, key)
+        if number < 0:
+            raise Foreign(f"`{key}` is {number}, below 0")
+    if isinstance(record, Story) and not record.content.strip():
+        raise Foreign("a story without a text")
+    if words is not None and (count := words(record.content)) != record.word_count:
+        raise Foreign(f"`word_count` is {record.word_count}, and the text has {count} words")
+
+
 def kinds_of(rejection: Rejection) -> list[str]:
     """The kinds of all its reasons: of each the part before the first colon."""
     return [reason.partition(":")[0] for attempt in rejection.reasons for reason in attempt]
@@ -118,7 +134,7 @@ def _check(keys: dict[str, Any]) -> None:
 
 def _count(metadata: Mapping[str, object], key: str) -> int:
     number = metadata.get(key)
-    if type(number) is not int or number < 0:
+    if type(number) is not int or not 0 <= number < _MOST:
         raise Foreign(f"`metadata.{key}` is not a count")
     return number
 

@@ -7,8 +7,9 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from asyncgen.config import Config
@@ -19,15 +20,18 @@ from asyncgen.output.manifest import Manifest, State, Timings
 from asyncgen.output.places import Places, size_of, sync_folder
 from asyncgen.output.points import points
 from asyncgen.output.recovery import Kept, Mark, cut, examine
+from asyncgen.output.remains import set_aside
 
 __all__ = [
     "MAY_BE_MENDED",
+    "Look",
     "Opened",
     "Progress",
     "entering",
     "failing",
     "holds_records",
     "is_full",
+    "look",
     "now",
     "peek",
     "prepare",
@@ -35,6 +39,8 @@ __all__ = [
 
 MAY_BE_MENDED = "may be mended"
 """Fact of the manifest: the names of inputs in which the last session found something to mend, or null."""
+
+Versions = Mapping[str, str]
 
 _NO_PLACE = frozenset(
     {errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR, errno.EPERM, errno.EROFS}
@@ -62,16 +68,24 @@ class Opened:
     manifest: Manifest
     news: tuple[str, ...]
     """The notes of this opening."""
+    cuts: tuple[str, ...] = ()
+    """What was cut off the files, a sentence each."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
-    manifest: Manifest
-    kept: Kept
-    fingerprint: Fingerprint
-    differences: list[Difference]
-    anew: bool
-    """Whether all of it is another run's, which accepted no story: it may make way."""
+class Look:
+    """What an output holds."""
+
+    manifest: Manifest | None = None
+    kept: Kept = field(default_factory=partial(Kept, Mark()))
+    fingerprint: Fingerprint | None = None
+    """What it goes on as being made from; None if it begins anew."""
+    differences: tuple[Difference, ...] = ()
+
+    @property
+    def anew(self) -> bool:
+        """Whether nothing was decided, or all of it is another run's, which accepted no story: then it makes way."""
+        return self.fingerprint is None
 
 
 def peek(config: Config, inputs: Mapping[str, Path | str]) -> Progress | None:
@@ -82,12 +96,12 @@ def peek(config: Config, inputs: Mapping[str, Path | str]) -> Progress | None:
     """
     places = Places.of(config.output_path)
     with entering(places):
-        look = _look(places, config, inputs)
-    if look is None or look.anew:
+        found = look(places, config, inputs)
+    if found.anew or found.manifest is None:
         return None
-    mark = look.kept.mark
+    mark = found.kept.mark
     complete = config.num_stories is not None and mark.accepted >= config.num_stories
-    return Progress(mark.accepted, mark.rejections, complete, look.manifest.state)
+    return Progress(mark.accepted, mark.rejections, complete, found.manifest.state)
 
 
 def is_full(config: Config) -> bool:
@@ -102,24 +116,53 @@ def is_full(config: Config) -> bool:
         return examine(places, manifest.mark, manifest.seed).mark.accepted >= config.num_stories
 
 
+def look(places: Places, config: Config, inputs: Mapping[str, Path | str]) -> Look:
+    """What is there and how it differs. Changes nothing. Raises what ``peek`` does, and OSError."""
+    manifest = manifests.read(places.manifest)
+    if manifest is None:
+        _check_unclaimed(places)
+        return Look()
+    kept = examine(places, manifest.mark, manifest.seed)
+    if kept.mark.index == 0:
+        return Look(manifest, kept)
+    new = fingerprint(config, inputs, begun=manifest.fingerprint)
+    differences = compare(manifest.fingerprint, new)
+    refused = [each for each in differences if each.refused and each.name not in _may_be_mended(manifest)]
+    if refused and kept.mark.accepted:
+        raise ResumeRefused(
+            f"{places.stories} was begun with another configuration",
+            hint="put these back to go on with it, or give another output_path",
+            changes={each.key: each.change for each in refused},
+        )
+    if refused:
+        return Look(manifest, kept, None, tuple(refused))
+    grown = any(_has_grown(new.get(f"inputs.{name}"), inputs[name]) for name in inputs if name.startswith("sources"))
+    # From now on all of a source that has grown is what the run is made from.
+    return Look(manifest, kept, fingerprint(config, inputs) if grown else new, tuple(differences))
+
+
 def prepare(
     places: Places,
+    found: Look,
     config: Config,
     inputs: Mapping[str, Path | str],
-    versions: Mapping[str, str],
+    versions: Versions,
     hardware: Mapping[str, object],
 ) -> Opened:
-    """Compares, recovers and cuts; the caller holds the lock. Raises what ``peek`` does, and OSError."""
-    look = _look(places, config, inputs)
-    if look is None or look.anew:
-        news: tuple[str, ...] = () if look is None else (_make_way(places, look),)
-        cut(places, Mark())
-        made_from = fingerprint(config, inputs)
+    """Cuts, recovers and makes way, as what was ``found`` demands; the caller holds the lock. Raises DataError and
+    OSError.
+    """
+    made_from = found.fingerprint or fingerprint(config, inputs)
+    old, kept = found.manifest, found.kept
+    cuts: tuple[str, ...] = ()
+    news: tuple[str, ...] = ()
+    if old is not None:
+        cuts = set_aside(places, kept.mark, old.seed)
+        cut(places, kept.mark, old.mark)
+        if kept.mark.index:
+            news = (_make_way(places, found, old),) if found.anew else _news(found, old, versions)
+    if old is None or found.anew:
         old, kept = Manifest(timings=Timings(began=now())), Kept(Mark())
-    else:
-        cut(places, look.kept.mark)
-        old, kept, made_from = look.manifest, look.kept, look.fingerprint
-        news = _news(look, versions)
     manifest = old.model_copy(
         update={
             "state": "running",
@@ -132,12 +175,12 @@ def prepare(
             "timings": old.timings.model_copy(update={"updated": now(), "runs": old.timings.runs + 1}),
             "versions": manifests.versions() | dict(versions),
             "hardware": manifests.hardware() | dict(hardware),
-            "notes": [*old.notes, *(f"{now()}, index {kept.mark.index}: {note}" for note in news)],
+            "notes": [*old.notes, *(f"{now()}, index {kept.mark.index}: {note}" for note in (*news, *cuts))],
             "fingerprint": made_from,
             "config": config.resolved(),
         }
     )
-    return Opened(kept.mark, manifest, news)
+    return Opened(kept.mark, manifest, news, cuts)
 
 
 @contextmanager
@@ -185,30 +228,6 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _look(places: Places, config: Config, inputs: Mapping[str, Path | str]) -> _Look | None:
-    """What is there and how it differs; None if nothing was decided, so that anything may begin here."""
-    manifest = manifests.read(places.manifest)
-    if manifest is None:
-        _check_unclaimed(places)
-        return None
-    kept = examine(places, manifest.mark, manifest.seed)
-    if kept.mark.index == 0:
-        return None
-    new = fingerprint(config, inputs, begun=manifest.fingerprint)
-    differences = compare(manifest.fingerprint, new)
-    refused = [each for each in differences if each.refused and each.name not in _may_be_mended(manifest)]
-    if refused and kept.mark.accepted:
-        raise ResumeRefused(
-            f"{places.stories} was begun with another configuration",
-            hint="put these back to go on with it, or give another output_path",
-            changes={each.key: each.change for each in refused},
-        )
-    grown = any(_has_grown(new.get(f"inputs.{name}"), inputs[name]) for name in inputs if name.startswith("sources"))
-    # From now on all of a source that has grown is what the run is made from.
-    made_from = fingerprint(config, inputs) if grown else new
-    return _Look(manifest, kept, made_from, refused or differences, anew=bool(refused))
-
-
 def _has_grown(content: object, source: Path | str) -> bool:
     """Whether a file has more bytes than those that were looked at."""
     return isinstance(content, dict) and isinstance(source, Path) and size_of(source) != content["bytes"]
@@ -225,24 +244,23 @@ def _may_be_mended(manifest: Manifest) -> frozenset[str]:
     return frozenset(name for name, each in inputs.items() if each in contents)
 
 
-def _make_way(places: Places, look: _Look) -> str:
+def _make_way(places: Places, found: Look, old: Manifest) -> str:
     """Moves what another configuration left aside, rejections only, and returns what is to be said about it.
 
     Killed after any step, it leaves an output that opens: the old one; the old one whose manifest claims nothing, so
     that all of the file is read; the same without the file, where nothing was decided and anything may begin.
     """
-    cut(places, look.kept.mark)
     claims_nothing = {"synced": manifests.Synced(), "totals": manifests.Totals()}
-    manifests.replace(places.manifest, look.manifest.model_copy(update=claims_nothing))
+    manifests.replace(places.manifest, old.model_copy(update=claims_nothing))
     points.at("manifest claims nothing")
     aside = places.free_aside()
     places.rejected.rename(aside)
     points.at("moved aside")
     sync_folder(aside.parent)
-    changes = "; ".join(map(str, look.differences))
+    changes = "; ".join(map(str, found.differences))
     return (
         f"no story had been accepted, so the output begins anew with the changed configuration ({changes}); "
-        f"the {look.kept.mark.rejections} rejected prompts are kept in {aside}"
+        f"the {found.kept.mark.rejections} rejected prompts are kept in {aside}"
     )
 
 
@@ -255,11 +273,11 @@ def _check_unclaimed(places: Places) -> None:
             )
 
 
-def _news(look: _Look, versions: Mapping[str, str]) -> tuple[str, ...]:
-    old, new = look.manifest.versions, manifests.versions() | dict(versions)
+def _news(found: Look, manifest: Manifest, versions: Versions) -> tuple[str, ...]:
+    old, new = manifest.versions, manifests.versions() | dict(versions)
     changed = [
         f"{name}: was {old[name]}, now {new[name]}"
         for name in sorted(old.keys() & new.keys())
         if old[name] != new[name]
     ]
-    return tuple(dict.fromkeys((*map(str, look.differences), *changed)))
+    return tuple(dict.fromkeys((*map(str, found.differences), *changed)))

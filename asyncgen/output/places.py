@@ -10,7 +10,7 @@ from pathlib import Path
 
 from asyncgen.errors import ConfigError
 
-__all__ = ["Places", "make_folder", "read_before", "size_of", "sync_folder"]
+__all__ = ["Places", "free_name", "make_folder", "read_before", "size_of", "sync_folder"]
 
 _BLOCK = 1 << 16
 
@@ -55,9 +55,17 @@ class Places:
 
     def free_aside(self) -> Path:
         """A name beside the rejected file at which there is nothing: ``stories.rejected.1.jsonl``."""
-        stem = self.rejected.name.removesuffix(".jsonl")
-        names = (self.rejected.with_name(f"{stem}.{number}.jsonl") for number in count(1))
-        return next(path for path in names if not os.path.lexists(path))
+        return _free(self.rejected, self.rejected.name.removesuffix(".jsonl"), ".jsonl")
+
+
+def free_name(path: Path, end: str) -> Path:
+    """A name beside ``path`` at which there is nothing: ``stories.jsonl.cut.1`` for ``cut``."""
+    return _free(path, f"{path.name}.{end}")
+
+
+def _free(beside: Path, name: str, ending: str = "") -> Path:
+    names = (beside.with_name(f"{name}.{number}{ending}") for number in count(1))
+    return next(path for path in names if not os.path.lexists(path))
 
 
 def _is_something_else(path: Path) -> bool:

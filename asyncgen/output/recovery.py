@@ -25,6 +25,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -35,9 +36,10 @@ from asyncgen.output.places import Places, read_before, size_of
 from asyncgen.output.points import points
 from asyncgen.records import Rejection, Story
 
-__all__ = ["Kept", "Mark", "cut", "examine"]
+__all__ = ["HEAD", "Kept", "Mark", "cut", "damaged", "examine", "own_count", "read_line"]
 
-_HEAD = b'{"story_id": "story_'
+HEAD = b'{"story_id": "story_'
+"""What every line of ours begins with."""
 _HINT = (
     "put the file back as the run left it, or save what is sound (asyncgen repair) and give another output_path; "
     "asyncgen verify names every line that is wrong; no record has been changed"
@@ -93,21 +95,38 @@ def examine(places: Places, synced: Mark, seed: int) -> Kept:
     return Kept(Mark(stories.end, rejected.end, accepted, rejections), reasons)
 
 
-def cut(places: Places, mark: Mark) -> None:
+def cut(places: Places, mark: Mark, synced: Mark) -> None:
     """Cuts both files back to ``mark`` and makes what is left last. Raises OSError.
 
     What a killed run wrote after its last fsync is in the files, but only in memory: nothing may claim it before this.
+    If it cannot be made last, it is given up: the kernel may have dropped it, and another fsync would not say so. Then
+    both files go back to ``synced``.
     """
-    for name, path, size in (
-        ("stories", places.stories, mark.stories),
-        ("rejected", places.rejected, mark.rejected),
-    ):
-        if path.exists():
-            with path.open("r+b", buffering=0) as file:
+    paths = (places.stories, places.rejected)
+    try:
+        for name, path, size in zip(("stories", "rejected"), paths, (mark.stories, mark.rejected), strict=True):
+            if path.exists():
+                with path.open("r+b", buffering=0) as file:
+                    if size_of(path) > size:
+                        file.truncate(size)
+                    os.fsync(file.fileno())
+                points.at(f"{name} cut")
+    except OSError:
+        for path, size in zip(paths, (synced.stories, synced.rejected), strict=True):
+            with suppress(OSError):
                 if size_of(path) > size:
-                    file.truncate(size)
-                os.fsync(file.fileno())
-            points.at(f"{name} cut")
+                    os.truncate(path, size)
+        raise
+
+
+def own_count(record: Story | Rejection, place: Place) -> int:
+    """Which line of its file the record is, from 1."""
+    return place.accepted if isinstance(record, Story) else place.rejected
+
+
+def damaged(path: Path, line: int, what: str) -> NoReturn:
+    """Raises OutputDamaged."""
+    raise OutputDamaged(f"{path}: line {line}: {what}", hint=_HINT)
 
 
 class _Tail:
@@ -134,7 +153,7 @@ class _Tail:
     def check_ahead(self, index: int) -> None:
         """What is not kept must be ahead of the lost index ``index``."""
         if self.at is not None and self.at.index <= index:
-            _damaged(self._path, self.count + 1, f"index {self.at.index} where index {index} is due")
+            damaged(self._path, self.count + 1, f"index {self.at.index} where index {index} is due")
 
     def _advance(self) -> None:
         self.at = None
@@ -142,14 +161,11 @@ class _Tail:
         if not self._next.endswith(b"\n"):
             return
         try:
-            record = decode(self._next)
-            if not isinstance(record, self._kind):
-                raise Foreign(f"a {type(record).__name__} in this file")  # noqa: TRY301  # one message for all of them
-            self.at = place_of(record, self._seed)
+            record, self.at = read_line(self._next, self._kind, self._seed)
         except Garbled:
             return
         except Foreign as error:
-            _damaged(self._path, self.count + 1, str(error))
+            damaged(self._path, self.count + 1, str(error))
         self.kinds = kinds_of(record) if isinstance(record, Rejection) else []
 
     def _check_head(self) -> None:
@@ -157,29 +173,65 @@ class _Tail:
         if size_of(self._path) == 0:
             return
         with self._path.open("rb") as file:
-            head = file.read(len(_HEAD))
-        if not _HEAD.startswith(head) and head.strip(b"\0"):
-            _damaged(self._path, 1, "not written by asyncgen")
+            head = file.read(len(HEAD))
+        if not HEAD.startswith(head) and head.strip(b"\0"):
+            damaged(self._path, 1, "not written by asyncgen")
 
 
 def _check_synced(path: Path, size: int, count: int, kind: type[Story | Rejection], seed: int) -> None:
-    """The file reaches ``size``, and its last line before it is a whole record, the ``count``-th of this file."""
+    """The file reaches ``size``, and its last line before it is a whole record, the ``count``-th of this file.
+
+    If not, all of it is read: the first line that is wrong is named.
+    """
     found = size_of(path)
     if found < size:
-        _damaged(path, count, f"missing: the file has {found} bytes, and {size} were written for good")
+        first, why = _first_wrong(path, size, kind, seed)
+        damaged(path, first, why or f"missing: {_shorter(found, size)}")
     if size == 0:
         return
     line = read_before(path, size)
     try:
         if not line.endswith(b"\n"):
-            raise Garbled("no end of line where one was written")  # noqa: TRY301  # one message for all of them
-        record = decode(line)
-        place = place_of(record, seed)
-    except (Garbled, Foreign) as error:
-        _damaged(path, count, str(error))
-    own = place.accepted if kind is Story else place.rejected
-    if not isinstance(record, kind) or own != count:
-        _damaged(path, count, f"it says that it is record {own} of {kind.__name__.lower()} records")
+            raise Garbled  # noqa: TRY301  # what is wrong is said below
+        own = own_count(*read_line(line, kind, seed))
+    except (Garbled, Foreign):
+        own = 0
+    if own == count:
+        return
+    first, why = _first_wrong(path, size, kind, seed)
+    if not why:  # a text that somebody made longer or shorter moves the end
+        first = count
+        why = f"it does not end at byte {size}, as it did; each line up to there is whole, so one of them was changed"
+    damaged(path, first, why)
+
+
+def _first_wrong(path: Path, end: int, kind: type[Story | Rejection], seed: int) -> tuple[int, str]:
+    """The first line that is wrong, of those that begin before byte ``end``, and why; if none is, the line after them
+    and nothing.
+    """
+    number, index, at = 0, -1, 0
+    for number, line in enumerate(_read_from(path, 0), 1):
+        if at >= end:
+            return number, ""
+        at += len(line)
+        try:
+            if not line.endswith(b"\n"):
+                raise Garbled("torn: " + (_shorter(at, end) if at < end else "it has no end"))  # noqa: TRY301
+            record, place = read_line(line, kind, seed)
+        except (Garbled, Foreign) as error:
+            return number, str(error)
+        if own_count(record, place) != number or place.index <= index:
+            return number, f"it says that it is {_said(kind)} {own_count(record, place)}, index {place.index}"
+        index = place.index
+    return number + 1, ""
+
+
+def read_line(line: bytes, kind: type[Story | Rejection], seed: int) -> tuple[Story | Rejection, Place]:
+    """The record of a line and its place. Raises Garbled or Foreign."""
+    record = decode(line)
+    if not isinstance(record, kind):
+        raise Foreign(f"a {_said(type(record))} in this file")
+    return record, place_of(record, seed)
 
 
 def _read_from(path: Path, start: int) -> Iterator[bytes]:
@@ -189,5 +241,9 @@ def _read_from(path: Path, start: int) -> Iterator[bytes]:
             yield from file
 
 
-def _damaged(path: Path, line: int, what: str) -> NoReturn:
-    raise OutputDamaged(f"{path}: line {line}: {what}", hint=_HINT)
+def _said(kind: type[Story | Rejection]) -> str:
+    return kind.__name__.lower()
+
+
+def _shorter(found: int, size: int) -> str:
+    return f"the file has {found} bytes, and {size} were written for good"

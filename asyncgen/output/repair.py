@@ -1,8 +1,9 @@
 """``repair``: saves what is sound of a damaged output into new files. The old ones are read and never touched.
 
-A record is sound if its line is whole and its ids and counts belong together (and to the run's seed, if the manifest
-can be read). Where an end of line was lost, the records on either side of it are told apart. Of two records with the
-same index the first is kept. What is saved is in index order, each line as it was.
+A record is sound if it is whole, its ids and counts belong together (and to the run's seed, if the manifest can be
+read) and its text is there, with as many words as it says. Where an end of line was lost, the records on either side of
+it are told apart. Of two records with the same index the first is kept. What is saved is in index order, each record as
+it was.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ import errno
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from asyncgen.errors import InputError, ResumeRefused
+from asyncgen.errors import ConfigError, InputError, ResumeRefused
 from asyncgen.output import manifest as manifests
-from asyncgen.output.lines import Foreign, Garbled, decode, place_of
+from asyncgen.output.lines import Foreign, Garbled, check_content, decode, place_of
+from asyncgen.output.lock import while_not_written
 from asyncgen.output.places import Places, make_folder, size_of, sync_folder
 from asyncgen.records import Rejection, Story
 
@@ -26,9 +28,10 @@ __all__ = ["MOST_LOSSES", "Salvage", "repair"]
 
 MOST_LOSSES = 100
 """Losses that a report names; the rest is counted."""
-_RECORDS = re.compile(rb'(?=\{"story_id": "story_)')
+_BEGINNING = re.compile(r'\{"story_id": "story_')
 """Where records begin: inside a text the quotes would be escaped."""
 _MOST_GAPS = 20
+_decoder = json.JSONDecoder()
 
 
 @dataclass(slots=True)
@@ -57,10 +60,10 @@ class Salvage:
         if self.unnamed:
             lines.append(f"... and {self.unnamed} more")
         if self.missing:
-            gaps = [f"{gap.start}" if len(gap) == 1 else f"{gap.start} to {gap.stop - 1}" for gap in self.missing]
-            more = ", ..." if len(gaps) > _MOST_GAPS else ""
-            lost = sum(map(len, self.missing))
-            lines.append(f"missing: {lost} {'indices' if lost > 1 else 'index'}: {', '.join(gaps[:_MOST_GAPS])}{more}")
+            first = ", ".join(_said(gap) for gap in self.missing[:_MOST_GAPS])
+            more = ", ..." if len(self.missing) > _MOST_GAPS else ""
+            lost = sum(gap.stop - gap.start for gap in self.missing)
+            lines.append(f"missing: {lost} {'indices' if lost > 1 else 'index'}: {first}{more}")
         return "\n".join([*lines, "what was saved is data to use; a run cannot go on with it"])
 
     def lose(self, loss: str) -> None:
@@ -73,29 +76,51 @@ class Salvage:
 
 _Found = dict[int, tuple[int, int]]
 """Index -> where its record begins in the old file, and its length without the end of line, in bytes."""
+Words = Callable[[str], int]
 
 
-def repair(output: Path, target: Path | None = None) -> Salvage:
+def repair(output: Path, target: Path | None = None, *, words: Words | None = None) -> Salvage:
     """Saves what is sound of the output at ``output`` into ``target`` (None: beside it, ``NAME.repaired.jsonl``).
+    ``words`` counts those of a text, to be compared with ``word_count`` (None: it is not compared).
 
-    Raises InputError if there is nothing to save, or a file is already where one is to be made; OSError if one cannot
-    be read or made. No new file is left then.
+    Raises InputError if there is nothing to save, or a file is already where one is to be made; OutputInUse while a run
+    writes the output; OSError if a file cannot be read or made. No new file is left then.
     """
     old = Places.of(output)
-    stem = old.stories.name.removesuffix(".jsonl")
-    new = Places.of(old.stories.with_name(f"{stem}.repaired.jsonl") if target is None else target)
+    new = _target(old, target)
+    with while_not_written(old):
+        return _save(old, new, words)
+
+
+def _target(old: Places, target: Path | None) -> Places:
+    """Where what is saved goes; nothing is there, and nothing of the old output would be."""
+    if target is None:
+        target = old.stories.with_name(old.stories.name.removesuffix(".jsonl") + ".repaired.jsonl")
+    try:
+        new = Places.of(target)
+    except ConfigError as error:
+        raise InputError(error.message.replace("output_path", "--to", 1), hint=error.hint) from error
+    shared = {old.stories, old.rejected, old.manifest, old.lock} & {new.stories, new.rejected, new.manifest, new.lock}
+    if shared:
+        raise InputError(
+            f"--to: {target} would share {min(shared)} with the damaged output", hint="name another file with --to"
+        )
+    for path in (new.stories, new.rejected, new.manifest):
+        if os.path.lexists(path):
+            raise InputError(f"{path} is there already", hint="name another file with --to; nothing is overwritten")
+    return new
+
+
+def _save(old: Places, new: Places, words: Words | None) -> Salvage:
     salvage = Salvage(new.stories, new.rejected)
     seed, at_least = _told(old, salvage)
     taken: set[int] = set()
-    stories = _look(old.stories, Story, seed, taken, salvage)
-    rejected = _look(old.rejected, Rejection, seed, taken, salvage)
+    stories = _look(old.stories, Story, seed, words, taken, salvage)
+    rejected = _look(old.rejected, Rejection, seed, words, taken, salvage)
     salvage.kept, salvage.rejections = len(stories), len(rejected)
     salvage.missing = _gaps(taken, at_least)
     if not taken:
         raise InputError(f"{old.stories}: there is no sound record", hint="; ".join(salvage.losses[:1]) or None)
-    for path in (new.stories, new.rejected, new.manifest):
-        if os.path.lexists(path):
-            raise InputError(f"{path} is there already", hint="name another file with --to; nothing is overwritten")
     _copy(old.stories, stories, new.stories)
     try:
         _copy(old.rejected, rejected, new.rejected)
@@ -116,56 +141,64 @@ def _told(places: Places, salvage: Salvage) -> tuple[int | None, int]:
     return (None, 0) if manifest is None else (manifest.seed, manifest.mark.index)
 
 
-def _look(path: Path, kind: type[Story | Rejection], seed: int | None, taken: set[int], salvage: Salvage) -> _Found:
+def _look(
+    path: Path, kind: type[Story | Rejection], seed: int | None, words: Words | None, taken: set[int], salvage: Salvage
+) -> _Found:
     """The sound records of one file; their indices are added to ``taken``."""
     found: _Found = {}
     for number, start, data in _pieces(path):
         try:
-            record, length = _decode_beginning(data)
+            record = decode(data)
             if not isinstance(record, kind):
                 raise Foreign(f"a {type(record).__name__.lower()} in this file")  # noqa: TRY301  # one message for all
             index = place_of(record, seed).index
+            check_content(record, words)
             if index in taken:
                 raise Foreign(f"index {index} once more")  # noqa: TRY301
         except (Garbled, Foreign) as error:
             salvage.lose(f"{path}:{number}: {error}")
             continue
-        if length < len(data):
-            salvage.lose(f"{path}:{number}: {len(data) - length} bytes after a record that are none")
         taken.add(index)
-        found[index] = (start, length)
+        found[index] = (start, len(data))
     return found
 
 
-def _decode_beginning(data: bytes) -> tuple[Story | Rejection, int]:
-    """The record that ``data`` is, or begins with, and its bytes. Raises Garbled or Foreign."""
-    try:
-        return decode(data), len(data)
-    except Garbled:
-        try:
-            text = data.decode("utf-8", "surrogateescape")
-            _, end = json.JSONDecoder().raw_decode(text)
-        except (ValueError, RecursionError):
-            end = 0
-        beginning = text[:end].encode("utf-8", "surrogateescape")
-        if not beginning:
-            raise
-        return decode(beginning), len(beginning)
-
-
 def _pieces(path: Path) -> Iterator[tuple[int, int, bytes]]:
-    """Line number, place in the file and bytes of what may be a record each."""
+    """Line number, place in the file and bytes of what is a record each, or none."""
     if size_of(path) == 0:
         return
     start = 0
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             at = start
-            for piece in _RECORDS.split(line):
-                if data := piece.rstrip(b"\r\n"):
-                    yield number, at, data
+            for piece in _split(line.rstrip(b"\r\n")):
+                if piece.strip():
+                    yield number, at, piece
                 at += len(piece)
             start += len(line)
+
+
+def _split(line: bytes) -> Iterator[bytes]:
+    """A line in pieces: each JSON object that stands where a record may begin, and what is between them.
+
+    What is inside an object is not looked at, for any object may hold one that begins as records do.
+    """
+    text = line.decode("utf-8", "surrogateescape")
+    at = 0
+    while at < len(text):
+        end = at
+        if text[at] == "{":
+            with suppress(ValueError, RecursionError):
+                _, end = _decoder.raw_decode(text, at)
+        if end == at:
+            beginning = _BEGINNING.search(text, at + 1)
+            end = beginning.start() if beginning else len(text)
+        yield text[at:end].encode("utf-8", "surrogateescape")
+        at = end
+
+
+def _said(gap: range) -> str:
+    return f"{gap.start}" if gap.stop == gap.start + 1 else f"{gap.start} to {gap.stop - 1}"
 
 
 def _gaps(taken: set[int], end: int) -> list[range]:

@@ -10,10 +10,11 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
-from asyncgen.errors import OutputDamaged
 from asyncgen.output.lines import Foreign, Garbled, decode, place_of
+from asyncgen.output.recovery import damaged
 
 __all__ = ["Seen", "seen_stories"]
 
@@ -46,22 +47,20 @@ class Seen:
         return True
 
 
-def seen_stories(path: Path) -> Iterator[str]:
-    """The content of every story in ``path``, in order, read in blocks; nothing if there is no such file.
+def seen_stories(path: Path, stories: int) -> Iterator[str]:
+    """The content of the first ``stories`` stories in ``path``, in order, read in blocks.
 
-    Reads all of it, so damage anywhere is found: OutputDamaged names the line.
+    Reads all of them, so damage anywhere is found: OutputDamaged names the line.
     """
-    try:
-        file = path.open("rb")
-    except FileNotFoundError:
+    if not stories:
         return
-    with file:
-        for number, line in enumerate(file, 1):
+    with path.open("rb") as file:
+        for number, line in enumerate(islice(file, stories), 1):
             try:
                 record = decode(line)
                 count = place_of(record).accepted
             except (Garbled, Foreign) as error:
-                raise OutputDamaged(f"{path}: line {number}: {error}") from error
+                damaged(path, number, str(error))
             if count != number:
-                raise OutputDamaged(f"{path}: line {number}: it says that it is story {count}")
+                damaged(path, number, f"it says that it is story {count}")
             yield record.content

@@ -7,8 +7,6 @@ application's own executor is never filled with our fsyncs.
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -17,9 +15,8 @@ from typing import TypeVar
 
 import anyio
 import anyio.to_thread
-from filelock import FileLock, Timeout
 
-from asyncgen.errors import OutputInUse
+from asyncgen.output.lock import Lock
 from asyncgen.output.places import Places, make_folder
 
 __all__ = ["DiskThread", "disk_thread", "locked"]
@@ -53,11 +50,10 @@ async def disk_thread() -> AsyncIterator[DiskThread]:
 
 @asynccontextmanager
 async def locked(places: Places, thread: DiskThread) -> AsyncIterator[Path | None]:
-    """Holds the output's lock; makes its folder first, and gives that if it was not there. Raises OutputInUse, OSError.
-
-    The lock belongs to an open file of this process: it ends with the process, however that ends. The file stays.
+    """Holds the output's lock; makes its folder first, and gives that if it was not there. Raises OutputInUse and
+    OSError.
     """
-    lock = FileLock(places.lock, thread_local=False)
+    lock = Lock(places)
     try:
         with anyio.CancelScope(shield=True):
             made = await thread.run(_take, lock, places)
@@ -67,15 +63,8 @@ async def locked(places: Places, thread: DiskThread) -> AsyncIterator[Path | Non
             await thread.run(lock.release)
 
 
-def _take(lock: FileLock, places: Places) -> Path | None:
+def _take(lock: Lock, places: Places) -> Path | None:
     folder = places.lock.parent
     made = make_folder(folder)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout as error:
-        if not places.lock.exists():  # nobody holds it: this is how filelock says that it cannot be made
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from error
-        raise OutputInUse(
-            f"{places.stories} is being written by another run", hint="wait for it, or give another output_path"
-        ) from error
+    lock.take()
     return folder if made else None

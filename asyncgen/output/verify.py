@@ -10,7 +10,8 @@ from pathlib import Path
 from asyncgen.config import Config
 from asyncgen.errors import ResumeRefused
 from asyncgen.output import manifest as manifests
-from asyncgen.output.lines import Foreign, Garbled, Place, decode, place_of
+from asyncgen.output.lines import Foreign, Garbled, Place, check_content, decode, place_of
+from asyncgen.output.lock import is_written
 from asyncgen.output.manifest import Manifest, State
 from asyncgen.output.places import Places, size_of
 from asyncgen.output.repeats import Seen
@@ -30,6 +31,8 @@ class VerifyReport:
     """The file of stories; what else there is lies beside it."""
     state: State | None = None
     """What the last run left in the manifest; None if that cannot be read."""
+    in_use: bool = False
+    """Whether a run is writing: then what its manifest says is on disk was read, and nothing beyond it."""
     accepted: int = 0
     rejected: int = 0
     problems: list[str] = field(default_factory=list)
@@ -48,7 +51,9 @@ class VerifyReport:
         if self.ok:
             ended = "was stopped" if self.state == "stopped" else "is complete"
             if self.state == "running":
-                ended = "is going on, or was killed: the next one goes on from here"
+                ended = "was killed: the next one goes on from here"
+            if self.in_use:
+                ended = "is going on: this is what it had made safe on the disk"
             return (
                 f"sound: {found}; each line is whole and in its place, no story stands twice that must not, and the "
                 f"manifest agrees with the files. The run {ended}."
@@ -68,32 +73,34 @@ class VerifyReport:
 @dataclass(frozen=True, slots=True)
 class _Line:
     place: Place
-    content: str
+    record: Story | Rejection
     where: str
     is_story: bool
 
 
-def verify(output: Config | Path, *, key: Callable[[str], str] = str) -> VerifyReport:
+def verify(
+    output: Config | Path, *, key: Callable[[str], str] = str, words: Callable[[str], int] | None = None
+) -> VerifyReport:
     """Checks every line of the output of a configuration, or at a path: JSON, keys and types, ids, order, counts; that
-    no story repeats another (of ``key(content)``, unless the run allowed it); and the manifest against the files.
+    there is a text and its ``word_count`` is ``words(content)`` (None: not compared); that no story repeats another (of
+    ``key(content)``, unless the run allowed it); and the manifest against the files.
 
     Raises OSError if a file cannot be read, ConfigError for a path that is no file.
     """
     places = Places.of(output.output_path if isinstance(output, Config) else output)
-    report = VerifyReport(places.stories)
+    report = VerifyReport(places.stories, in_use=is_written(places))
     try:
         manifest = manifests.read(places.manifest)
     except ResumeRefused as error:
         manifest = None
         report.add(error.message)
     else:
-        if manifest is None:
+        if manifest is None and not report.in_use:
             report.add(f"{places.manifest}: it is missing, so nothing tells what made the stories")
-        else:
-            report.state = manifest.state
+        report.state = None if manifest is None else manifest.state
     stories = _File(places.stories, Story, manifest, report)
     rejected = _File(places.rejected, Rejection, manifest, report)
-    _check_lines(stories, rejected, _repeats_matter(manifest), key, report)
+    _check_lines(stories, rejected, _repeats_key(manifest, key), words, report)
     if manifest is not None:
         _check_manifest(manifest, stories, rejected, report)
     return report
@@ -117,6 +124,8 @@ class _File:
         end = 0
         with self.path.open("rb") as file:
             for number, data in enumerate(file, 1):
+                if self._report.in_use and end >= self.synced:
+                    return
                 end += len(data)
                 if end == self.synced:
                     self.lines_synced = number
@@ -133,11 +142,15 @@ class _File:
         record = decode(data)
         if not isinstance(record, self._kind):
             raise Foreign(f"a {type(record).__name__.lower()} in this file")
-        return _Line(place_of(record, self._seed), record.content, where, self._kind is Story)
+        return _Line(place_of(record, self._seed), record, where, self._kind is Story)
 
 
 def _check_lines(
-    stories: _File, rejected: _File, repeats_matter: bool, key: Callable[[str], str], report: VerifyReport
+    stories: _File,
+    rejected: _File,
+    key: Callable[[str], str] | None,
+    words: Callable[[str], int] | None,
+    report: VerifyReport,
 ) -> None:
     seen = Seen()
     before = Place(-1, 0, 0)
@@ -148,7 +161,11 @@ def _check_lines(
         before = line.place
         report.accepted += line.is_story
         report.rejected += not line.is_story
-        if line.is_story and repeats_matter and not seen.add(_hash(key(line.content))):
+        try:
+            check_content(line.record, words)
+        except Foreign as error:
+            report.add(f"{line.where}: {error}")
+        if line.is_story and key is not None and not seen.add(_hash(key(line.record.content))):
             report.add(f"{line.where}: repeats an earlier story")
 
 
@@ -172,9 +189,11 @@ def _check_manifest(manifest: Manifest, stories: _File, rejected: _File, report:
             report.add(f"{file.path}: {size_of(file.path)} bytes, but the run {manifest.state} at {file.synced}")
 
 
-def _repeats_matter(manifest: Manifest | None) -> bool:
-    validation = {} if manifest is None else manifest.config.get("validation", {})
-    return bool(validation.get("enabled", True) and validation.get("reject_repeats", True))
+def _repeats_key(manifest: Manifest | None, key: Callable[[str], str]) -> Callable[[str], str] | None:
+    """None if the run let stories repeat each other."""
+    found = None if manifest is None else manifest.config.get("validation")
+    validation = found if isinstance(found, dict) else {}
+    return key if validation.get("enabled", True) and validation.get("reject_repeats", True) else None
 
 
 def _said(place: Place) -> str:

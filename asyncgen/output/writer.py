@@ -18,7 +18,7 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,18 +27,19 @@ import anyio
 import anyio.lowlevel
 
 from asyncgen.config import Config
-from asyncgen.errors import InputError, OutputFailed
+from asyncgen.errors import InputError, OutputFailed, ResumeRefused
 from asyncgen.output import manifest as manifests
 from asyncgen.output.lines import Place, encode, kinds_of, place_of
 from asyncgen.output.manifest import State, Synced, Totals
-from asyncgen.output.opening import Opened, entering, failing, now, prepare
+from asyncgen.output.opening import Look, Opened, entering, failing, look, now, prepare
 from asyncgen.output.pair import Pair
 from asyncgen.output.places import Places
 from asyncgen.output.points import points
 from asyncgen.output.recovery import Mark
+from asyncgen.output.repeats import seen_stories
 from asyncgen.output.thread import DiskThread, disk_thread, locked
 from asyncgen.records import Rejection, Story
-from asyncgen.tasks import single_cause
+from asyncgen.tasks import in_thread, single_cause
 
 _log = logging.getLogger(__name__)
 
@@ -58,11 +59,15 @@ async def open_output(
     *,
     versions: Mapping[str, str] | None = None,
     hardware: Mapping[str, object] | None = None,
+    read: Callable[[Iterator[str]], object] | None = None,
+    must_resume: bool = False,
 ) -> AsyncIterator[Output]:
     """The output of ``config``, locked, recovered and ready at its next index; closed on leaving, whatever the reason.
 
     ``inputs`` are all texts, files and model directories that records depend on, by name (see ``fingerprint``).
-    ``versions`` and ``hardware`` add to what the manifest says of both.
+    ``versions`` and ``hardware`` add to what the manifest says of both. ``read``, called in a worker thread unless the
+    goal is reached, is given the texts of all stories that are there, before anything is changed: what it reads is
+    found to be sound, or refused. ``must_resume`` refuses an output that would begin anew.
 
     Raises OutputInUse, ResumeRefused, OutputDamaged, DataError and ConfigError, and then only the folder and the lock
     file are new, as when an InputError leaves the block before anything was written; OutputFailed if the disk fails.
@@ -77,7 +82,13 @@ async def open_output(
             is_new = await thread.run(_is_new, places)
             pair = await stack.enter_async_context(_closing(Pair(places, thread)))
             with anyio.CancelScope(shield=True):
-                opened = await thread.run(prepare, places, config, inputs or {}, versions or {}, hardware or {})
+                found = await thread.run(look, places, config, inputs or {})
+            if must_resume and found.anew:
+                _refuse_anew(places, found)
+            if read is not None:
+                await _read_stories(places, found, config.num_stories, read)
+            with anyio.CancelScope(shield=True):
+                opened = await thread.run(prepare, places, found, config, inputs or {}, versions or {}, hardware or {})
                 points.at("recovered")
                 await _open_whole(pair)
                 points.at("opened")
@@ -95,6 +106,21 @@ async def open_output(
             if refused and is_new and output.start == 0:
                 with anyio.CancelScope(shield=True), suppress(OSError):
                     await thread.run(_remove, places)
+
+
+def _refuse_anew(places: Places, found: Look) -> None:
+    what = f"{places.stories} holds no story that this run could go on from, so it would begin anew"
+    raise ResumeRefused(
+        f"{what}, and resume require wants to go on",
+        hint="put these back" if found.differences else "look whether output_path is the one you mean",
+        changes={each.key: each.change for each in found.differences},
+    )
+
+
+async def _read_stories(places: Places, found: Look, goal: int | None, read: Callable[[Iterator[str]], object]) -> None:
+    accepted = 0 if found.anew else found.kept.mark.accepted
+    if goal is None or accepted < goal:
+        await in_thread(read, seen_stories(places.stories, accepted))
 
 
 def _is_new(places: Places) -> bool:
@@ -160,6 +186,8 @@ class Output:
         """The output's folder, if it was not there before."""
         self.notes = opened.news
         """What differs from the run before: what does not change the plan, or why the output begins anew."""
+        self.cuts = opened.cuts
+        """What was found behind the last record and cut off, and where it is kept if no run left it, in sentences."""
 
     @property
     def start(self) -> int:

@@ -9,7 +9,7 @@ from asyncgen.validators.asking import Functions
 from asyncgen.validators.inflections import inflections
 from asyncgen.validators.judge import BUILT_IN, KINDS, Judge
 from asyncgen.validators.opening import Validators, open_validators, validator_files
-from asyncgen.validators.text import fingerprint64, normalise
+from asyncgen.validators.text import count_words, fingerprint64, normalise
 
 __all__ = [
     "BUILT_IN",
@@ -17,6 +17,7 @@ __all__ = [
     "Functions",
     "Judge",
     "Validators",
+    "count_words",
     "fingerprint64",
     "inflections",
     "normalise",

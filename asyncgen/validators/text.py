@@ -10,7 +10,16 @@ import re
 import unicodedata
 from hashlib import blake2b
 
-__all__ = ["SENTENCE_ENDS", "fingerprint64", "fold", "normalise", "parts_of", "sentences_of", "words_of"]
+__all__ = [
+    "SENTENCE_ENDS",
+    "count_words",
+    "fingerprint64",
+    "fold",
+    "normalise",
+    "parts_of",
+    "sentences_of",
+    "words_of",
+]
 
 SENTENCE_ENDS = ".!?…。！？"  # noqa: RUF001  (the full-width ones are meant)
 _TYPOGRAPHY = tuple(zip("‘’“”–—…", "''\"\"  .", strict=True))  # noqa: RUF001
@@ -46,6 +55,11 @@ def words_of(folded: str) -> list[str]:
     if "-" not in clean and "'" not in clean:
         return clean.split()
     return [word for raw in clean.split() if (word := raw.strip("-'"))]
+
+
+def count_words(text: str) -> int:
+    """The number of words, as ``word_count`` of a record has it."""
+    return len(words_of(fold(text)))
 
 
 def parts_of(words: str) -> list[str]:

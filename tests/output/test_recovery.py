@@ -66,7 +66,7 @@ def test_any_two_prefixes_are_cut_to_the_longest_consistent_pair(
     )
 
     assert (places.stories.read_bytes(), places.rejected.read_bytes()) == (stories[: sizes[0]], rejected[: sizes[1]])
-    cut(places, kept.mark)
+    cut(places, kept.mark, synced)
     assert (places.stories.read_bytes(), places.rejected.read_bytes()) == lines_of(made[:count])
     assert examine(places, kept.mark, seed=0) == Kept(kept.mark)
 

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncgen.errors import InputError
-from asyncgen.output import repair
+from asyncgen.errors import InputError, OutputInUse
+from asyncgen.output import open_output, repair, verify
 from asyncgen.output.lines import encode
 from asyncgen.records import Story
-from tests.output.making import lines_of, records, take
+from tests.output.making import INPUTS, config_at, lines_of, records, take
 
 COUNT = 30
 PLAN = take(records(), COUNT)
@@ -132,3 +132,84 @@ def test_nothing_is_overwritten_and_nothing_half_made_is_left(tmp_path: Path, na
         repair(tmp_path / "s.jsonl")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted({"s.jsonl", name})
     assert (tmp_path / name).read_text() == "mine"
+
+
+def test_a_record_may_hold_what_looks_like_one(tmp_path: Path) -> None:
+    """Placeholders may be called ``story_id``; glued to the next line or not, such a record is one."""
+    inside = b'"metadata": {"words": {"story_id": "story_moon", "more": [{"story_id": "story_x"}]}, '
+    lines = [line.replace(b'"metadata": {', inside) for line in STORIES]
+    assert all(inside in line for line in lines)
+    glued = [line.rstrip(b"\n") if number % 3 == 0 else line for number, line in enumerate(lines)]
+    torn = lines[4][: lines[4].index(b"moon")]
+    glued[4] = torn
+    (tmp_path / "s.jsonl").write_bytes(b"".join(glued))
+    salvage = repair(tmp_path / "s.jsonl")
+    assert (tmp_path / "s.repaired.jsonl").read_bytes() == b"".join([*lines[:4], *lines[5:]])
+    assert len(salvage.losses) == 2, "the beginning of the torn one, and what was in it"
+
+
+@pytest.mark.parametrize("index", [10**20, 2**63, 2**53])
+def test_an_index_beyond_all_counts_is_no_record(tmp_path: Path, index: int) -> None:
+    record = json.loads(STORIES[0]) | {"prompt_id": f"prompt_{index + 1}"}
+    record["metadata"] |= {"index": index, "accepted": index + 1, "rejected": 0}
+    (tmp_path / "s.jsonl").write_bytes(b"".join([*STORIES, json.dumps(record).encode(), b"\n"]))
+    text = repair(tmp_path / "s.jsonl").text()
+    assert f"s.jsonl:{len(STORIES) + 1}: `metadata.index` is not a count" in text
+    assert "missing: " in text
+
+
+def test_a_gap_of_any_length_can_be_said(tmp_path: Path) -> None:
+    index = 2**53 - 2
+    record = json.loads(STORIES[0]) | {"prompt_id": f"prompt_{index + 1}"}
+    record["metadata"] |= {"index": index, "accepted": index + 1, "rejected": 0}
+    (tmp_path / "s.jsonl").write_bytes(json.dumps(record).encode() + b"\n")
+    assert f"missing: {index} indices: 0 to {index - 1}" in repair(tmp_path / "s.jsonl").text()
+
+
+@pytest.mark.parametrize("name", ["s", "s.lock", "s.run.json"])
+def test_what_is_saved_shares_no_file_with_what_was_damaged(tmp_path: Path, name: str) -> None:
+    (tmp_path / "s.jsonl").write_bytes(b"".join(STORIES))
+    with pytest.raises(InputError, match="with the damaged output"):
+        repair(tmp_path / "s.jsonl", tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["s.jsonl"]
+
+
+def test_a_target_that_is_no_file_is_refused_by_its_option(tmp_path: Path) -> None:
+    (tmp_path / "s.jsonl").write_bytes(b"".join(STORIES))
+    for name in (".", "new.rejected.jsonl"):
+        with pytest.raises(InputError, match=r"^--to: "):
+            repair(tmp_path / "s.jsonl", tmp_path / name)
+
+
+@pytest.mark.anyio
+async def test_while_a_run_writes_nothing_is_repaired(tmp_path: Path) -> None:
+    config = config_at(tmp_path)
+    async with open_output(config, INPUTS) as output:
+        await output.write(take(records(), 20))
+        with pytest.raises(OutputInUse, match="is being written by another run"):
+            repair(config.output_path)
+    assert repair(config.output_path).kept == output.accepted
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"word_count": -1}, "`word_count` is -1, below 0"),
+        ({"tokens_generated": -5}, "`tokens_generated` is -5, below 0"),
+        ({"generation_time": -0.5}, "`generation_time` is -0.5, below 0"),
+        ({"content": " \n"}, "a story without a text"),
+        ({"word_count": 5}, "`word_count` is 5, and the text has"),
+    ],
+)
+def test_a_record_that_no_run_writes_is_a_problem_and_not_kept(
+    tmp_path: Path, change: dict[str, object], why: str
+) -> None:
+    words = len(STORIES[2])  # of every text, but for the comparison
+    lines = [json.dumps(json.loads(line) | {"word_count": words}).encode() + b"\n" for line in STORIES]
+    lines[2] = json.dumps(json.loads(lines[2]) | change).encode() + b"\n"
+    path = tmp_path / "s.jsonl"
+    path.write_bytes(b"".join(lines))
+    assert any(f"{path}:3: {why}" in problem for problem in verify(path, words=lambda _: words).problems)
+    salvage = repair(path, words=lambda _: words)
+    assert (salvage.kept, len(salvage.losses)) == (len(lines) - 1, 1)
+    assert f"{path}:3: {why}" in salvage.losses[0]

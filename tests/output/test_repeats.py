@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncgen.errors import OutputDamaged
-from asyncgen.output import Seen, seen_stories
+from asyncgen.output import Seen
+from asyncgen.output.repeats import seen_stories
 from asyncgen.records import Story
 from tests.output.making import lines_of, records, take
 
@@ -45,8 +46,10 @@ def test_seen_stories_are_those_of_the_file(tmp_path: Path) -> None:
     made = take(records(), 50)
     path = tmp_path / "stories.jsonl"
     path.write_bytes(lines_of(made)[0])
-    assert list(seen_stories(path)) == [each.content for each in made if isinstance(each, Story)]
-    assert list(seen_stories(tmp_path / "absent.jsonl")) == []
+    texts = [each.content for each in made if isinstance(each, Story)]
+    for count in (0, 1, len(texts) - 1, len(texts)):
+        assert list(seen_stories(path, count)) == texts[:count]
+    assert list(seen_stories(tmp_path / "absent.jsonl", 0)) == []
 
 
 @pytest.mark.parametrize(
@@ -57,4 +60,4 @@ def test_damage_in_the_middle_is_found(tmp_path: Path, damage: object) -> None:
     lines = lines_of(take(records(), 20))[0].splitlines(keepends=True)
     path.write_bytes(b"".join(damage(lines)))  # type: ignore[operator]
     with pytest.raises(OutputDamaged, match="line 4"):
-        list(seen_stories(path))
+        list(seen_stories(path, 20))

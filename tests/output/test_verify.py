@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from asyncgen.output import open_output, verify
 from asyncgen.output.lines import encode
 from asyncgen.output.verify import MOST_PROBLEMS
-from tests.output.making import config_at, record, records, take, write_until
+from tests.output.making import INPUTS, config_at, record, records, take, write_until
 
 pytestmark = pytest.mark.anyio
 
@@ -69,6 +70,25 @@ async def test_damage_is_named(folder: Path, how: Callable[[list[bytes]], list[b
 async def test_a_rejection_among_the_stories_is_named(folder: Path) -> None:
     change(folder / "stories.jsonl", lambda lines: [encode(record(0, 0, 1, rejects_it=True)), *lines])
     assert any(":1: a rejection in this file" in problem for problem in verify(folder / "stories.jsonl").problems)
+
+
+async def test_beside_a_run_what_it_made_safe_is_verified(tmp_path: Path) -> None:
+    config = config_at(tmp_path)
+    async with open_output(config, INPUTS) as output:
+        await output.settle({})
+        for index in range(0, 40, 5):
+            await output.write(take(records(index), 5))
+            if index == 20:
+                await output.settle({})
+            with (tmp_path / "stories.jsonl").open("ab") as file:
+                file.write(b"half of a li")  # what a reader may see of a write
+            report = verify(config)
+            assert report.ok, report.problems
+            assert report.accepted + report.rejected == (25 if index >= 20 else 0)
+            assert "The run is going on" in report.text()
+            os.truncate(tmp_path / "stories.jsonl", (tmp_path / "stories.jsonl").stat().st_size - 12)
+    report = verify(config)
+    assert (report.ok, report.accepted + report.rejected, report.in_use) == (True, 40, False)
 
 
 async def test_repeats_are_named(folder: Path) -> None:
