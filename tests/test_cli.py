@@ -247,26 +247,6 @@ def test_an_interrupt_at_any_moment_of_the_start_leaves_no_traceback(tmp_path: P
     assert ours > 5
 
 
-def test_a_failing_disk_is_exit_74_and_resumable(tmp_path: Path) -> None:
-    flags = "--set 'backend={kind: echo, seconds_per_batch: 0.01}' --num-stories 300 --output-path s.jsonl"
-    command = f"{sys.executable} -m asyncgen run {flags}"
-    limited = subprocess.run(
-        ["bash", "-c", f"trap '' XFSZ; ulimit -f 100; {command}"],
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert limited.returncode == 74, limited.stderr
-    assert "cannot be written" in limited.stderr
-    assert "Traceback" not in limited.stderr
-    assert stories(tmp_path / "s.jsonl") == list(range(len(stories(tmp_path / "s.jsonl"))))
-    whole = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment(), check=False, capture_output=True)
-    assert whole.returncode == 0
-    assert stories(tmp_path / "s.jsonl") == list(range(300))
-
-
 def test_where_rejects_would_go_is_no_output(tmp_path: Path) -> None:
     done = asyncgen("run", *ECHO, "--output-path", "b.rejected.jsonl", cwd=tmp_path)
     assert done.returncode == 2

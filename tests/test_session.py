@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import time
 from pathlib import Path
 
 import anyio
@@ -28,33 +25,6 @@ def config_for(folder: Path, **changes: object) -> asyncgen.Config:
         "use_k_shot": False,
     }
     return asyncgen.Config.model_validate(settings | changes)
-
-
-@pytest.mark.parametrize("failing", [4, 6, 8])
-async def test_a_slow_disk_that_fails_is_one_error_and_resumable(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
-) -> None:
-    """The quiet commit may be in the middle of its fsync while a write waits its turn: one error leaves, not two."""
-    config = config_for(tmp_path, num_stories=5000, window=32)
-    real, calls = os.fsync, 0
-
-    def fsync(descriptor: int) -> None:
-        nonlocal calls
-        calls += 1
-        if calls >= failing:
-            time.sleep(0.1)
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        real(descriptor)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", fsync)
-        with anyio.fail_after(60), pytest.raises(asyncgen.OutputFailed, match="Input/output error"):
-            await asyncgen.run(config)
-        assert calls == failing, "a failed fsync is never tried again"
-    kept = len(records(tmp_path / "s.jsonl"))
-    report = await asyncgen.run(config.model_copy(update={"num_stories": kept + 100}))
-    assert report.complete
-    assert [record["metadata"]["index"] for record in records(tmp_path / "s.jsonl")] == list(range(kept + 100))
 
 
 async def test_stop_finishes_what_was_begun_and_says_so(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ Unbuffered: a buffered file would write its rest again when it is closed after a
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import aiofiles
 from aiofiles.threadpool.binary import AsyncFileIO
@@ -44,11 +45,12 @@ class Pair:
 
     async def sync(self) -> None:
         """Makes what was appended last. A failure is final: the kernel may have dropped the pages, and a second
-        fsync would report success without them.
+        fsync would report success without them. A file that is not at its place any more is one too: what is written
+        to it would be lost, and nothing would say so.
         """
         for number in sorted(self._unsynced):
             self._unsynced.discard(number)
-            await self._thread.run(os.fsync, self._files[number].fileno())
+            await self._thread.run(_sync, self._files[number].fileno(), self._paths[number])
             points.at(f"{_NAMES[number]} synced")
 
     async def cut(self, mark: Mark) -> None:
@@ -67,3 +69,13 @@ class Pair:
         rest = memoryview(data)
         while rest:
             rest = rest[await file.write(rest) :]
+
+
+def _sync(descriptor: int, path: Path) -> None:
+    try:
+        in_place = os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        in_place = False
+    if not in_place:
+        raise OSError(f"{path.name} was moved, removed or replaced while the run was writing it")
+    os.fsync(descriptor)

@@ -21,7 +21,7 @@ from asyncgen.config import Config, EchoBackend
 from asyncgen.errors import OutputFailed
 from asyncgen.output import verify
 from asyncgen.output import writer as writing
-from tests.faults.conftest import Trials
+from tests.faults.conftest import FULL, Trials
 from tests.faults.disk import OPERATIONS, FailAt, shown
 from tests.output.making import INPUTS, config_at, lines_of, on_disk, records, take, write_until
 from tests.programs import environment
@@ -100,18 +100,18 @@ async def fail_and_go_on(folder: Path, state: str, fail: FailAt, *, may_cut: boo
 @pytest.mark.parametrize("state", ["new", "begun", "anew"])
 @pytest.mark.parametrize("operation", OPERATIONS)
 async def test_whichever_operation_fails_nothing_is_lost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trials: Trials, operation: str, state: str
+    memory_path: Path, monkeypatch: pytest.MonkeyPatch, trials: Trials, operation: str, state: str
 ) -> None:
     monkeypatch.setattr(writing, "GROUP_SECONDS", 0)
     monkeypatch.setattr(writing, "MANIFEST_SECONDS", 0)
-    step = 1 if os.environ.get("ASYNCGEN_FAULTS") else 10
+    step = 1 if os.environ.get(FULL) else 10
     done = 0
     for mode, how in MODES.items():
         for at in count(1, step):
             done += 1
             fail = FailAt(operation, at, NUMBERS[operation], **how)
             may_cut = not (operation == "truncate" or how.get("cuts"))
-            if not await fail_and_go_on(tmp_path / f"{mode} {at}", state, fail, may_cut=may_cut):
+            if not await fail_and_go_on(memory_path / f"{mode} {at}", state, fail, may_cut=may_cut):
                 break
     trials(done, done)
     assert done > len(MODES) or (operation == "truncate" and state != "begun")
@@ -163,7 +163,7 @@ async def test_the_command_line_says_so_and_the_run_goes_on(
     tmp_path: Path, begun: Path, trials: Trials, operation: str
 ) -> None:
     whole = await both(tmp_path / "whole", 60)
-    places = (1, 2) if operation == "truncate" else (2, 5, 9)
+    places = {"truncate": (1, 2), "rename": (1, 2, 3)}.get(operation, (2, 5, 9))
     for at in places[: trials(1, len(places))]:
         folder = tmp_path / str(at)
         shutil.copytree(begun, folder)

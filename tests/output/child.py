@@ -9,9 +9,23 @@ import subprocess
 import sys
 from pathlib import Path
 
-from asyncgen.errors import OutputFailed, OutputInUse
+from asyncgen.errors import OutputFailed
 from asyncgen.output import open_output, verify
+from asyncgen.output import writer as writing
 from tests.output.making import INPUTS, config_at, lines_of, on_disk, records, take, write_until
+
+ROOT = Path(__file__).parents[2]
+
+
+def child(mode: str, folder: Path, *numbers: int, before: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    """Starts one; ``before`` is what the command line begins with."""
+    return subprocess.Popen(
+        [*before, sys.executable, "-m", "tests.output.child", mode, str(folder), *map(str, numbers)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
 
 
 def say(text: str) -> None:
@@ -30,24 +44,17 @@ async def write(folder: Path, end: int) -> None:
                 await output.commit()
 
 
-async def race(folder: Path) -> None:
-    """Says whether it got the output; holds it until its input ends."""
-    sys.stdin.readline()
-    try:
-        async with open_output(config_at(folder), INPUTS):
-            say("won")
-            await asyncio.to_thread(sys.stdin.read)
-    except OutputInUse:
-        say("in use")
-
-
-async def limited(folder: Path, size: int) -> dict[str, object]:
-    """Runs into a limit of the file size, then goes on without."""
+async def limited(folder: Path, *sizes: int) -> list[dict[str, object]]:
+    """Runs into limits of the file size, one run for each, then goes on without."""
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    why = await until_it_fails(folder)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-    return {"why": why, "equal": await goes_on(folder)}
+    said: list[dict[str, object]] = []
+    for size in sizes:
+        place = folder / str(size)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        why = await until_it_fails(place)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        said.append({"why": why, "equal": await goes_on(place)})
+    return said
 
 
 async def full(folder: Path, size: int) -> dict[str, object]:
@@ -57,6 +64,25 @@ async def full(folder: Path, size: int) -> dict[str, object]:
     why = await until_it_fails(folder)
     await asyncio.to_thread(subprocess.run, [*mount, "remount,size=8m", "tmpfs", str(folder)], check=True)
     return {"why": why, "equal": await goes_on(folder)}
+
+
+async def read_only(folder: Path) -> dict[str, object]:
+    """Goes on writing while the folder becomes read-only, then begins where it is, then goes on where it is not."""
+    mount = ["mount", "-o"]
+    writing.MANIFEST_SECONDS = writing.GROUP_SECONDS = 0.0
+    why = ""
+    try:
+        async with open_output(config_at(folder), INPUTS) as output:
+            await output.write(take(records(), 20))
+            # Files that are open stay so; whatever is opened from now on lies on a read-only file system.
+            await asyncio.to_thread(subprocess.run, [*mount, "bind", str(folder), str(folder)], check=True)
+            await asyncio.to_thread(subprocess.run, [*mount, "remount,bind,ro", str(folder)], check=True)
+            await output.write(take(records(20), 20))
+    except OutputFailed as error:
+        why = str(error)
+    again = await until_it_fails(folder)
+    await asyncio.to_thread(subprocess.run, ["umount", str(folder)], check=True)
+    return {"why": why, "again": again, "equal": await goes_on(folder)}
 
 
 async def until_it_fails(folder: Path) -> str:
@@ -79,7 +105,7 @@ async def goes_on(folder: Path) -> bool:
 
 
 def main(mode: str, folder: str, *numbers: str) -> None:
-    modes = {"write": write, "race": race, "limited": limited, "full": full}
+    modes = {"write": write, "limited": limited, "full": full, "read_only": read_only}
     said = asyncio.run(modes[mode](Path(folder), *map(int, numbers)))  # type: ignore[operator]
     if said is not None:
         say(json.dumps(said))

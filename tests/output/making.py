@@ -10,6 +10,7 @@ from asyncgen import seeds
 from asyncgen.config import Config, EchoBackend
 from asyncgen.output import Output, Places, open_output
 from asyncgen.output.lines import encode
+from asyncgen.output.recovery import Mark
 from asyncgen.records import Rejection, Story
 
 INPUTS: dict[str, Path | str] = {"vocabulary": "moon\ndance\nhappy\n"}
@@ -76,3 +77,27 @@ async def write_until(config: Config, end: int, group: int = 3) -> Output:
         while output.start < end:
             await output.write(take(plan, min(group, end - output.start)))
     return output
+
+
+def put(places: Places, stories: bytes | None, rejected: bytes | None) -> None:
+    for path, data in ((places.stories, stories), (places.rejected, rejected)):
+        path.unlink(missing_ok=True)
+        if data is not None:
+            path.write_bytes(data)
+
+
+def mark_after(made: list[Story | Rejection], count: int) -> Mark:
+    stories, rejected = lines_of(made[:count])
+    accepted = sum(isinstance(each, Story) for each in made[:count])
+    return Mark(len(stories), len(rejected), accepted, count - accepted)
+
+
+def longest(made: list[Story | Rejection], stories: int, rejected: int) -> int:
+    """By definition: the most first records whose lines all are within so many bytes of their files."""
+    left = [stories, rejected]
+    for count, each in enumerate(made):
+        which = isinstance(each, Rejection)
+        left[which] -= len(encode(each))
+        if left[which] < 0:
+            return count
+    return len(made)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +16,10 @@ from asyncgen.output import Places, peek, verify
 from asyncgen.output import manifest as manifests
 from asyncgen.output import writer as writing
 from asyncgen.output.manifest import Manifest
+from tests.output.child import child
 from tests.output.making import INPUTS, config_at, lines_of, on_disk, records, take, write_until
 
 pytestmark = pytest.mark.anyio
-
-ROOT = Path(__file__).parents[2]
-
-
-def child(mode: str, folder: Path, *numbers: int, before: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [*before, sys.executable, "-m", "tests.output.child", mode, str(folder), *map(str, numbers)],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
 
 
 async def test_killed_at_random_it_goes_on_to_the_same_files(tmp_path: Path) -> None:

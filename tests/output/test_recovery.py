@@ -12,36 +12,12 @@ from asyncgen.output import Places
 from asyncgen.output.lines import encode
 from asyncgen.output.places import read_before
 from asyncgen.output.recovery import Kept, Mark, cut, examine
-from asyncgen.records import Rejection, Story
-from tests.output.making import lines_of, record, records, take
+from asyncgen.records import Rejection
+from tests.output.making import lines_of, longest, mark_after, put, record, records, take
 
 
 def places_in(folder: Path) -> Places:
     return Places.of(folder / "stories.jsonl")
-
-
-def put(places: Places, stories: bytes | None, rejected: bytes | None) -> None:
-    for path, data in ((places.stories, stories), (places.rejected, rejected)):
-        path.unlink(missing_ok=True)
-        if data is not None:
-            path.write_bytes(data)
-
-
-def mark_after(made: list[Story | Rejection], count: int) -> Mark:
-    stories, rejected = lines_of(made[:count])
-    accepted = sum(isinstance(each, Story) for each in made[:count])
-    return Mark(len(stories), len(rejected), accepted, count - accepted)
-
-
-def longest(made: list[Story | Rejection], stories: int, rejected: int) -> int:
-    """By definition: the most first records whose lines all are within so many bytes of their files."""
-    left = [stories, rejected]
-    for count, each in enumerate(made):
-        which = isinstance(each, Rejection)
-        left[which] -= len(encode(each))
-        if left[which] < 0:
-            return count
-    return len(made)
 
 
 @given(st.data())
@@ -87,24 +63,6 @@ def test_a_crash_in_the_middle_of_a_group_loses_at_most_that_group(
     rejected += last_rejected[: max(0, reached - len(last_stories))]
     put(places, stories, rejected)
     assert before <= examine(places, Mark(), seed=0).mark.index == longest(made, len(stories), len(rejected))
-
-
-@pytest.mark.parametrize("synced", [0, 20, 24])
-def test_every_cut_of_the_last_three_records_of_both_files(tmp_path: Path, synced: int) -> None:
-    places = places_in(tmp_path)
-    made = take(records(), 30)
-    files = lines_of(made)
-    mark = mark_after(made, synced)
-    cuts = 0
-    for which, data in enumerate(files):
-        last_three = sum(map(len, data.splitlines(keepends=True)[-3:]))
-        for size in range(max(len(data) - last_three, (mark.stories, mark.rejected)[which]), len(data)):
-            torn = [*files]
-            torn[which] = data[:size]
-            put(places, *torn)
-            assert examine(places, mark, seed=0).mark == mark_after(made, longest(made, *map(len, torn)))
-            cuts += 1
-    assert cuts > 1500
 
 
 @pytest.mark.parametrize(("stories", "rejected"), [(None, None), (b"", b""), (None, b""), (b"", None)])
