@@ -130,7 +130,7 @@ RULES: dict[str, Rule] = {
     "validation.weights.readability": "records",
 }
 
-_SAME_MODEL = frozenset(("auto", "static", "slots"))
+_SAME_MODEL = ("auto", "static", "slots")
 _ABSENT = object()
 _LEADS_TO = {
     "vocabulary": "vocabulary_path",
@@ -184,7 +184,8 @@ def fingerprint(
             found[name] = value
     for name, source in sorted(inputs.items()):
         old = (begun or {}).get(f"inputs.{name}")
-        first = old.get("bytes") if name.startswith("sources") and isinstance(old, dict) else None
+        size = old.get("bytes") if name.startswith("sources") and isinstance(old, dict) else None
+        first = size if type(size) is int else None
         found[f"inputs.{name}"] = dict(content_of(source, first))
     return found
 
@@ -239,7 +240,7 @@ def _rule_name(name: str) -> str:
 
 def _refused(name: str, old: Mapping[str, object], new: Mapping[str, object]) -> bool:
     if name == "backend.kind":
-        return not {old.get(name), new.get(name)} <= _SAME_MODEL
+        return any(fields.get(name) not in _SAME_MODEL for fields in (old, new))
     return RULES.get(_rule_name(name)) != "noted"
 
 

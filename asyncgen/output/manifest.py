@@ -104,8 +104,8 @@ def read(path: Path) -> Manifest | None:
     try:
         found = json.loads(data)
         number = found.get("format") if isinstance(found, dict) else None
-        if not isinstance(number, int):
-            raise ValueError("no format")  # noqa: TRY301, TRY004  # one message for all of them
+        if type(number) is not int:
+            raise ValueError("no format")  # noqa: TRY301  # one message for all of them
         if number > FORMAT:
             raise ResumeRefused(
                 f"{path} is of format {number}; this asyncgen knows up to {FORMAT}", hint="update asyncgen"

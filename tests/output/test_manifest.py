@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from asyncgen.errors import OutputDamaged, ResumeRefused
-from asyncgen.output import Places, open_output, peek
+from asyncgen.output import Places, open_output
 from asyncgen.output import manifest as manifests
 from asyncgen.output.manifest import Manifest
-from tests.output.making import INPUTS, config_at, lines_of, on_disk, records, take, write_until
+from tests.output.making import INPUTS, config_at, lines_of, records, take, write_until
 
 pytestmark = pytest.mark.anyio
 
@@ -88,60 +87,6 @@ async def test_an_exception_leaves_it_stopped(tmp_path: Path) -> None:
             raise ZeroDivisionError
     assert manifest_of(tmp_path).state == "stopped"
     assert manifest_of(tmp_path).mark.index == 5
-
-
-async def test_cut_at_every_byte_it_is_refused_and_nothing_changes(tmp_path: Path) -> None:
-    config = config_at(tmp_path)
-    await write_until(config, 10)
-    path = tmp_path / "stories.run.json"
-    whole, files = path.read_bytes(), on_disk(config)
-    for size in range(len(whole) - 2):  # the last two bytes are "}\n"
-        path.write_bytes(whole[:size])
-        with pytest.raises(ResumeRefused, match="not a manifest"):
-            peek(config, INPUTS)
-    with pytest.raises(ResumeRefused):
-        await write_until(config, 20)
-    assert on_disk(config) == files
-    path.write_bytes(whole[:-1])
-    assert (await write_until(config, 12)).start == 12
-
-
-@pytest.mark.parametrize(
-    "content", [b"{}", b"[]", b"7", b'"text"', b"null", b'{"format": 1, "synced": 7}', b"\xff\xfe"]
-)
-async def test_what_is_no_manifest_is_refused(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "stories.run.json").write_bytes(content)
-    with pytest.raises(ResumeRefused, match="not a manifest"):
-        await write_until(config_at(tmp_path), 3)
-    assert (tmp_path / "stories.run.json").read_bytes() == content
-
-
-async def test_a_newer_format_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "stories.run.json").write_text('{"format": 2, "anything": "else"}')
-    with pytest.raises(ResumeRefused, match="format 2"):
-        await write_until(config_at(tmp_path), 3)
-
-
-async def test_a_missing_one_is_refused_beside_records(tmp_path: Path) -> None:
-    config = config_at(tmp_path)
-    await write_until(config, 10)
-    (tmp_path / "stories.run.json").unlink()
-    files = on_disk(config)
-    for attempt in range(2):
-        with pytest.raises(ResumeRefused, match=r"stories\.run\.json.*is not there"):
-            await write_until(config, 20)
-        assert on_disk(config) == files, attempt
-    assert not (tmp_path / "stories.run.json").exists()
-
-
-async def test_files_deleted_beside_it_are_refused(tmp_path: Path) -> None:
-    config = config_at(tmp_path)
-    await write_until(config, 10)
-    (tmp_path / "stories.jsonl").unlink()
-    with pytest.raises(OutputDamaged, match="missing"):
-        await write_until(config, 20)
-    assert not (tmp_path / "stories.jsonl").exists()
-    assert (tmp_path / "stories.rejected.jsonl").stat().st_size > 0
 
 
 async def test_where_nothing_was_decided_another_configuration_may_begin(tmp_path: Path) -> None:
