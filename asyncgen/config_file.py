@@ -20,7 +20,7 @@ from asyncgen.config_problems import explain
 from asyncgen.config_tree import model_for, models_in
 from asyncgen.errors import ConfigError
 from asyncgen.resources import BUNDLED_MODEL
-from asyncgen.yaml_file import Key, dotted, parse_value, read_mapping
+from asyncgen.yaml_file import MAX_DEPTH, Key, check_key, dotted, parse_value, read_mapping, shortened
 
 __all__ = ["Flag", "Origins", "load_config", "read_config", "without_secret"]
 
@@ -89,12 +89,17 @@ def read_config(path: str | Path | None = None, overrides: Sequence[str | Flag] 
 def _parsed(override: str) -> Flag:
     """One ``a.b=c``, taken apart."""
     override = _as_utf8(override, "--set ")
-    where = f"--set {without_secret(override)}"
+    where = shortened(f"--set {without_secret(override)}")
     key, equals, text = override.partition("=")
     if not equals or not _DOTTED.fullmatch(key.strip()):
         raise ConfigError(
             f"{where}: expected key=value, as in generation.temperature=0.7 or sources[0].weight=3 (the first is [0])"
         )
+    parts = _key_of(key.strip())
+    if len(parts) > MAX_DEPTH:
+        raise ConfigError(f"{where}: a key of {len(parts)} parts, there are at most {MAX_DEPTH}")
+    for part in parts:
+        check_key(str(part), where)
     return Flag(key.strip(), parse_value(text, where), where)
 
 
@@ -119,7 +124,7 @@ def _key_of(text: str) -> Key:
 
 def _apply(flag: Flag, values: dict[str, Any], origins: dict[Key, str]) -> None:
     """Puts one override into ``values``."""
-    where = _as_utf8(flag.typed)
+    where = shortened(_as_utf8(flag.typed))
     key = _key_of(flag.key)
     value = _resolved(key, _as_utf8(flag.value) if isinstance(flag.value, str) else flag.value)
     section: Any = values

@@ -19,6 +19,8 @@ from asyncgen.yaml_file import Key, dotted
 
 __all__ = ["explain"]
 
+_MOST = 50
+"""Keys that are told of."""
 _SAYS_WHAT_IT_FOUND = frozenset(
     {"extra_forbidden", "value_error", "missing", "too_short", "too_long", "union_tag_invalid", "union_tag_not_found"}
 )
@@ -32,27 +34,30 @@ _IN_YAML_TERMS = {
 def explain(
     error: ValidationError, values: Mapping[str, Any], origins: Mapping[Key, str], otherwise: str | Path
 ) -> str:
-    """One line for each key with which something is wrong.
+    """One line for each key with which something is wrong, and for the first fifty only: who reads on has mended them.
 
     ``values`` is what was validated, ``origins`` says where each key was written, ``otherwise`` stands for those that
     were not written anywhere.
     """
     messages: dict[Key, list[str]] = {}
     found: dict[Key, str] = {}
-    meant = set(_mistyped(error, values))
-    for details in error.errors():
+    errors = error.errors(include_url=False)
+    meant = set(_mistyped(errors[:_MOST], values))
+    for details in errors[:_MOST]:
         key, text = _problem(details, values)
         if details["type"] == "missing" and key in meant:
             continue  # it is there, mistyped, and that is said
         messages.setdefault(key, []).append(text)
         if details["type"] not in _SAYS_WHAT_IT_FOUND:
             found[key] = f", found {_show(details['input'])}"
-    return "\n".join(
+    lines = [
         ": ".join(filter(None, [_origin(key, origins, otherwise), dotted(key), " or ".join(texts)]))
         + found.get(key, "")
         for key, texts in messages.items()
         if not any(other[: len(key)] == key for other in messages if other != key)  # what is wrong inside explains it
-    )
+    ]
+    more = [f"{otherwise}: and {len(errors) - _MOST} more that are wrong"] if len(errors) > _MOST else []
+    return "\n".join(lines + more)
 
 
 def _origin(key: Key, origins: Mapping[Key, str], otherwise: str | Path) -> str:
@@ -118,9 +123,9 @@ def _unknown_kind(key: Key, details: ErrorDetails) -> tuple[Key, str]:
     return key, f"needs a kind: {kinds}"
 
 
-def _mistyped(error: ValidationError, values: Mapping[str, Any]) -> Iterator[Key]:
+def _mistyped(errors: Iterable[ErrorDetails], values: Mapping[str, Any]) -> Iterator[Key]:
     """The keys that unknown ones are likely to stand for."""
-    for details in error.errors():
+    for details in errors:
         if details["type"] == "extra_forbidden":
             key, model = _place(details, values)
             for name in _one_edit_away(str(key[-1]), model.model_fields if model else ()):

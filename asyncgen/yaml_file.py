@@ -1,7 +1,8 @@
 """Reads one YAML or JSON file of settings into plain values, remembering the line of every key.
 
-YAML as a configuration needs it: no tags, no anchors, no duplicate keys, bounded size and depth, so that a hostile
-file costs nothing (an alias bomb of 340 bytes can otherwise cost a gigabyte). Knows nothing about asyncgen's settings.
+YAML as a configuration needs it: no tags, no anchors, no duplicate keys, no numbers to the base of 60, and so little
+of everything that a hostile file costs nothing: an alias bomb of 340 bytes can otherwise cost a gigabyte, and a
+megabyte of ``[1, 1, 1 ...`` a quarter of a minute. Knows nothing about asyncgen's settings.
 """
 
 from __future__ import annotations
@@ -15,12 +16,19 @@ import yaml
 
 from asyncgen.errors import ConfigError
 
-__all__ = ["MAX_BYTES", "Key", "dotted", "parse_value", "read_mapping"]
+__all__ = ["MAX_DEPTH", "Key", "check_key", "dotted", "parse_value", "read_mapping", "shortened"]
 
-MAX_BYTES = 1_000_000
+MAX_BYTES = 250_000
+"""PyYAML, which is written in Python, looks at a million characters a second."""
+MAX_VALUES = 5_000
+"""Keys and values together; PyYAML makes thirty thousand a second."""
 MAX_DEPTH = 20
+_LONGEST_KEY = 200
+_LONGEST_NUMBER = 80
+_LONGEST_SHOWN = 120
+_LONG_LIST = "a long list belongs into a file of its own"
 
-_UNFIT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
+_UNFIT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")
 
 Key = tuple[str | int, ...]
 """Where a value stands: ``("generation", "temperature")``."""
@@ -29,13 +37,41 @@ _TAGS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int"
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader without dates (they stay text) and with floats such as 1e-3 (text in YAML 1.1)."""
+    """PyYAML's safe loader without dates and 1:30 (they stay text) and with floats such as 1e-3 (text in YAML 1.1). It
+    stops at the first thing that a configuration does not need, before it has cost anything.
+    """
+
+    def __init__(self, text: str, where: str) -> None:
+        super().__init__(text)
+        self._where = where
+        self._values = self._depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """As PyYAML composes it, counted."""
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]  # PyYAML is typed in parts
+        here = f"{self._where}:{event.start_mark.line + 1}"
+        if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
+            raise ConfigError(f"{here}: anchors and aliases (&, *) are not supported; write the value out")
+        self._values += 1
+        if self._values > MAX_VALUES:
+            raise ConfigError(f"{here}: more than {MAX_VALUES} keys and values", hint=_LONG_LIST)
+        if self._depth > MAX_DEPTH:
+            raise ConfigError(f"{here}: nested more than {MAX_DEPTH} levels deep")
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith((":timestamp", ":float", ":merge"))]
+    first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith((":timestamp", ":float", ":int", ":merge"))]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int",
+    re.compile(r"^[-+]?(?:0b[01_]+|0x[0-9a-fA-F_]+|0[0-7_]*|[1-9][0-9_]*)$"),
+    list("-+0123456789"),
+)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(?:\d[\d_]*\.[\d_]*(?:[eE][-+]?\d+)?|\.\d[\d_]*(?:[eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+)$"),
@@ -64,6 +100,11 @@ def dotted(key: Key) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key).lstrip(".")
 
 
+def shortened(text: str) -> str:
+    """``text`` for a message: the beginning of what is long."""
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."
+
+
 def parse_value(text: str, where: str) -> Any:
     """One YAML value, as in ``--set key=value``; ``where`` stands in the error."""
     return _parse(text, where, {})
@@ -76,13 +117,15 @@ def _read_text(path: Path) -> str:
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise ConfigError(f"{path}: {size} bytes, a configuration has at most {MAX_BYTES}")
-        return path.read_bytes().decode("utf-8-sig")
+        data = path.read_bytes()
+        return data.decode("utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(
             f"{path}: no such file", hint=f"write one with: python -m asyncgen init {path.name}"
         ) from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}:{line}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
 
@@ -91,7 +134,7 @@ def _parse(text: str, where: str, lines: dict[Key, int]) -> Any:
     if unfit := _UNFIT.search(text):
         at = text.count("\n", 0, unfit.start()) + 1
         raise ConfigError(f"{where}:{at}: the character U+{ord(unfit.group()):04X} has no place in a configuration")
-    loader = _Loader(text)
+    loader = _Loader(text, where)
     try:
         node = loader.get_single_node()
         return None if node is None else _Reader(loader, where, lines).value(node, ())
@@ -100,9 +143,7 @@ def _parse(text: str, where: str, lines: dict[Key, int]) -> Any:
         line = f":{mark.line + 1}" if mark is not None else ""
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
         raise ConfigError(f"{where}{line}: not valid YAML: {problem}") from None
-    except RecursionError:
-        raise ConfigError(f"{where}: nested more than {MAX_DEPTH} levels deep") from None
-    except (ValueError, LookupError) as error:  # what PyYAML's constructors raise for values they cannot make
+    except (ValueError, OverflowError) as error:  # what PyYAML's scanner lets through: "\\UFFFFFFFF", %YAML 1.99999...
         raise ConfigError(f"{where}: not valid YAML: {error}") from None
     finally:
         loader.dispose()
@@ -115,23 +156,22 @@ class _Reader:
         self._loader = loader
         self._where = where
         self._lines = lines
-        self._seen: set[int] = set()
 
     def value(self, node: yaml.Node, key: Key) -> Any:
         here = f"{self._where}:{node.start_mark.line + 1}"
-        if id(node) in self._seen:
-            raise ConfigError(f"{here}: anchors and aliases (&, *) are not supported; write the value out")
-        self._seen.add(id(node))
         if node.tag not in _TAGS:
-            raise ConfigError(f"{here}: the tag {node.tag!r} is not allowed; only plain values are")
-        if len(key) > MAX_DEPTH:
-            raise ConfigError(f"{here}: nested more than {MAX_DEPTH} levels deep")
+            raise ConfigError(f"{here}: the tag {shortened(node.tag)!r} is not allowed; only plain values are")
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, key)
         if isinstance(node, yaml.SequenceNode):
             self._lines |= {(*key, at): item.start_mark.line + 1 for at, item in enumerate(node.value)}
             return [self.value(item, (*key, at)) for at, item in enumerate(node.value)]
-        value = self._loader.construct_object(node)
+        if node.tag.endswith((":int", ":float")) and len(node.value) > _LONGEST_NUMBER:
+            raise ConfigError(f"{here}: a number of {len(node.value)} characters, at most {_LONGEST_NUMBER} are read")
+        try:
+            value = self._loader.construct_object(node)
+        except (ValueError, LookupError) as error:  # what PyYAML's constructors raise for values they cannot make
+            raise ConfigError(f"{here}: not valid YAML: {error}") from None
         check_value(value, here)
         return value
 
@@ -142,12 +182,19 @@ class _Reader:
             if not isinstance(key_node, yaml.ScalarNode):
                 raise ConfigError(f"{self._where}:{line}: a key must be a plain text")
             name = str(key_node.value)
+            check_key(name, f"{self._where}:{line}")
             if name in values:
                 first = self._lines[*key, name]
                 raise ConfigError(f"{self._where}:{line}: the key {name!r} stands there twice, first on line {first}")
             self._lines[*key, name] = line
             values[name] = self.value(value_node, (*key, name))
         return values
+
+
+def check_key(name: str, where: str) -> None:
+    """Raises ConfigError for a key that is no name but a text, which every message about it would repeat."""
+    if len(name) > _LONGEST_KEY:
+        raise ConfigError(f"{where}: a key of {len(name)} characters, it begins with {name[:40]!r}")
 
 
 def check_value(value: object, where: str) -> None:
@@ -159,9 +206,12 @@ def check_value(value: object, where: str) -> None:
 
 
 def _parse_json(text: str, where: str) -> Any:
+    count = 0
+
     def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for name, value in pairs:
+            check_key(name, where)
             if name in values:
                 raise ConfigError(f"{where}: the key {name!r} stands there twice")
             values[name] = value
@@ -172,18 +222,25 @@ def _parse_json(text: str, where: str) -> Any:
             raise ConfigError(f"{where}: a number beyond 64 bits")
         return int(text)
 
-    def checked(value: object) -> object:
+    def check(value: object, depth: int = 0) -> None:
+        nonlocal count
+        count += 1
+        if count > MAX_VALUES:
+            raise ConfigError(f"{where}: more than {MAX_VALUES} values", hint=_LONG_LIST)
+        if depth > MAX_DEPTH:
+            raise ConfigError(f"{where}: nested more than {MAX_DEPTH} levels deep")
         for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-            checked(part)
+            check(part, depth + 1)
         check_value(value, where)
-        return value
 
     try:
-        return checked(json.loads(text, object_pairs_hook=without_duplicates, parse_int=number))
+        value = json.loads(text, object_pairs_hook=without_duplicates, parse_int=number)
     except json.JSONDecodeError as error:
         raise ConfigError(f"{where}:{error.lineno}: not valid JSON: {error.msg} (column {error.colno})") from None
     except RecursionError:
         raise ConfigError(f"{where}: nested more than {MAX_DEPTH} levels deep") from None
+    check(value)
+    return value
 
 
 def _kind(value: object) -> str:

@@ -116,8 +116,6 @@ def test_an_override_wins_and_is_named_when_it_is_wrong(write: Callable[[str], P
 def test_json_is_read_too(write: Callable[..., Path]) -> None:
     assert load_config(write('{"num_stories":\t3}', "config.json")).num_stories == 3
     assert "config.json:2: not valid JSON" in refusal(write('{\n"num_stories": }', "config.json"))
-    assert "twice" in refusal(write('{"seed": 1, "seed": 2}', "config.json"))
-    assert "beyond 64 bits" in refusal(write('{"seed": ' + "1" * 5000 + "}", "config.json"))
     assert "U+D800" in refusal(write('{"system_prompt": "\\ud800"}', "config.json"))
 
 
@@ -163,23 +161,7 @@ def test_kinds_of_backend(write: Callable[[str], Path]) -> None:
         ("validation: {min_words: 9, max_words: 3}", "validation: min_words (9) is greater than max_words (3)"),
         ("generation: {max_new_tokens: 10}", "max_new_tokens (10) leaves no room for validation.min_words (30)"),
         ("backend: {trust_remote_code: true}", "needs a pinned revision"),
-        ("seed: 1\nseed: 2", ":2: the key 'seed' stands there twice, first on line 1"),
-        ("- a", "found a list, expected a mapping"),
-        ("a: &x [1]\nb: *x", "anchors and aliases"),
-        ("seed: !!python/object/apply:os.system [true]", "the tag"),
         ("seed: [", "not valid YAML"),
-        ("? [a]\n: 1", "a key must be a plain text"),
-        ("generation: {temperature: .nan}", "generation.temperature"),
-        ("a: " + "[" * 30 + "]" * 30, "nested more than 20 levels deep"),
-        ("a: " + "[" * 100_000, "nested more than 20 levels deep"),
-        ("seed: 0x" + "f" * 5000, "beyond 64 bits"),
-        ("seed: 1" + ":1" * 3000, ""),
-        ("seed: !!int ''", "not valid YAML"),
-        ("use_k_shot: !!bool foo", "not valid YAML"),
-        ("system_prompt: a\x00b", "U+0000 has no place"),
-        ("system_prompt: a\x1bb", "U+001B has no place"),
-        ('system_prompt: "\\ud800"', "U+D800 cannot stand in a text"),
-        ('output_path: "a\\0b"', "U+0000 cannot stand in a text"),
     ],
 )
 def test_refusals_name_line_key_and_what_is_allowed(write: Callable[[str], Path], text: str, expected: str) -> None:
@@ -199,13 +181,10 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     assert "cannot be read" in refusal(tmp_path)
     latin = tmp_path / "latin.yaml"
     latin.write_bytes("system_prompt: caf\xe9".encode("latin-1"))
-    assert f"{latin}: byte 18 is not UTF-8" in refusal(latin)
+    assert f"{latin}:1: byte 18 is not UTF-8" in refusal(latin)
     os.mkfifo(tmp_path / "pipe.yaml")
     assert "not a regular file" in refusal(tmp_path / "pipe.yaml")
     assert "not a regular file" in refusal(Path("/dev/zero"))
-    big = tmp_path / "big.yaml"
-    big.write_text("#" * 1_000_001)
-    assert "at most 1000000" in refusal(big)
     bom = tmp_path / "bom.yaml"
     bom.write_bytes(b"\xef\xbb\xbfseed: 3\r\n")
     assert load_config(bom).seed == 3

@@ -31,7 +31,8 @@ INTRODUCTION = """\
 
 A configuration is a YAML (or JSON) file. Every key has a default, so an empty file is valid; a key that is not known
 is refused, with the one that you probably meant. A section without any key (all commented out, say) has its defaults.
-Relative paths are relative to the file.
+Relative paths are relative to the file. It has at most 250,000 bytes and 5,000 keys and values (longer lists belong
+into files of their own), and no tags, anchors or keys that stand there twice.
 `python -m asyncgen init FILE` writes one with all keys and comments, and beside it the JSON Schema by which editors
 complete and check it.
 
