@@ -143,10 +143,11 @@ def test_files_that_cannot_be_read(what: str, tmp_path: Path) -> None:
     assert f"{what} file FILE cannot be read: Is a directory" in refusal(READ[what], tmp_path)
 
 
+@pytest.mark.timeout(300)
 def test_the_command_line_refuses_them_before_torch(tmp_path: Path, trials: Trials) -> None:
     env = without_torch(tmp_path)
     path = tmp_path / "data.txt"
-    count = trials(6, len(CASES))
+    count = trials(6, 24)
     for what, data, message in CASES[:: len(CASES) // count][:count]:
         path.write_bytes(encoded(data))
         (tmp_path / "c.yaml").write_text(f"num_stories: 3\n{what}_path: data.txt\n")
