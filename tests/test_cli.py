@@ -167,14 +167,6 @@ def test_sources_that_end_are_exit_5_and_go_on_when_they_grow(tmp_path: Path) ->
     assert stories(tmp_path / "stories.jsonl") == list(range(20))
 
 
-def test_another_configuration_is_refused_with_the_difference(tmp_path: Path) -> None:
-    flags = (*ECHO, "--output-path", "s.jsonl", "--num-stories")
-    assert asyncgen("run", *flags, "5", cwd=tmp_path).returncode == 0
-    done = asyncgen("run", *flags, "9", "--set", "generation.temperature=0.7", cwd=tmp_path)
-    assert done.returncode == 2
-    assert "generation.temperature: was 0.8, now 0.7" in done.stderr
-
-
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_the_first_signal_finishes_and_commits(tmp_path: Path, number: signal.Signals, code: int) -> None:
     flags = (*ECHO, "--set", "backend.seconds_per_batch=0.1", "--num-stories", "400", "--output-path", "s.jsonl")
