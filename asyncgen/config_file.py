@@ -16,7 +16,7 @@ from typing import Any, cast, get_args
 from pydantic import BaseModel, ValidationError
 
 from asyncgen.config import Config, may_be_empty, without_secrets
-from asyncgen.config_problems import explain
+from asyncgen.config_problems import explain, hint_for
 from asyncgen.config_tree import model_for, models_in
 from asyncgen.errors import ConfigError
 from asyncgen.resources import BUNDLED_MODEL
@@ -82,7 +82,8 @@ def read_config(path: str | Path | None = None, overrides: Sequence[str | Flag] 
     try:
         config = Config.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
-        raise ConfigError(explain(error, values, origins, path or "configuration")) from None
+        hint = hint_for(error, values, origins)
+        raise ConfigError(explain(error, values, origins, path or "configuration"), hint=hint) from None
     return config, Origins(origins)
 
 

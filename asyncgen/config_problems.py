@@ -17,7 +17,7 @@ from asyncgen.config import Config
 from asyncgen.config_tree import all_keys, model_for, models_in
 from asyncgen.yaml_file import Key, dotted
 
-__all__ = ["explain"]
+__all__ = ["explain", "hint_for"]
 
 _MOST = 50
 """Keys that are told of."""
@@ -58,6 +58,20 @@ def explain(
     ]
     more = [f"{otherwise}: and {len(errors) - _MOST} more that are wrong"] if len(errors) > _MOST else []
     return "\n".join(lines + more)
+
+
+def hint_for(error: ValidationError, values: Mapping[str, Any], origins: Mapping[Key, str]) -> str | None:
+    """What to do about a section of which ``--set`` changed the kind, and which holds keys of the old one."""
+    for details in error.errors(include_url=False)[:_MOST]:
+        if details["type"] != "extra_forbidden":
+            continue
+        key, _ = _place(details, values)
+        section = key[:-1]
+        kind, other = origins.get((*section, "kind"), ""), origins.get(key, "")
+        if kind.startswith("--set ") and not other.startswith("--set "):
+            named = kind.rpartition("=")[2]
+            return f"--set '{dotted(section)}={{kind: {named}}}' replaces the whole section"
+    return None
 
 
 def _origin(key: Key, origins: Mapping[Key, str], otherwise: str | Path) -> str:

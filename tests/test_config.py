@@ -113,6 +113,18 @@ def test_an_override_wins_and_is_named_when_it_is_wrong(write: Callable[[str], P
     assert "not a section" in refusal(path, "seed.x=1") or "integer" in refusal(path, "seed.x=1")
 
 
+def test_a_kind_that_is_set_over_a_section_of_another_kind_has_a_hint(write: Callable[[str], Path]) -> None:
+    path = write("backend: {device: cpu}\nsources: [{kind: jsonl, path: p.jsonl}]")
+    message = refusal(path, "backend.kind=echo")
+    assert f"{path}:1: backend.device: unknown key for kind 'echo'" in message
+    assert message.endswith("\n  hint: --set 'backend={kind: echo}' replaces the whole section")
+    assert load_config(path, ["backend={kind: echo}"]).backend == EchoBackend(kind="echo")
+    message = refusal(path, "sources[0].kind=template")
+    assert message.endswith("\n  hint: --set 'sources[0]={kind: template}' replaces the whole section")
+    for other in (["backend.kind=echo", "backend.device=cpu"], ["backend.dvice=cpu"]):
+        assert "replaces" not in refusal(write("seed: 1"), *other)
+
+
 def test_json_is_read_too(write: Callable[..., Path]) -> None:
     assert load_config(write('{"num_stories":\t3}', "config.json")).num_stories == 3
     assert "config.json:2: not valid JSON" in refusal(write('{\n"num_stories": }', "config.json"))
