@@ -136,6 +136,7 @@ def test_an_override_is_utf8_whatever_the_locale() -> None:
     kept = "système".encode().decode("ascii", "surrogateescape")
     assert load_config(None, [f"system_prompt={kept}"]).system_prompt == "système"
     assert "is not UTF-8" in refusal(None, "system_prompt=\udcff")
+    assert "--set system_prompt=\x80:1: the character U+0080" in refusal(None, "system_prompt=\x80")
 
 
 def test_a_home_folder_is_found_and_the_bundled_model_is_not_shadowed(
