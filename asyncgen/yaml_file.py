@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from yaml.reader import ReaderError
 
 from asyncgen.errors import ConfigError
 
@@ -135,13 +134,7 @@ def _parse(text: str, where: str, lines: dict[Key, int]) -> Any:
     if unfit := _UNFIT.search(text):
         at = text.count("\n", 0, unfit.start()) + 1
         raise ConfigError(f"{where}:{at}: the character U+{ord(unfit.group()):04X} has no place in a configuration")
-    try:
-        loader = _Loader(text, where)
-    except ReaderError as error:  # what YAML itself refuses: U+0080 to U+009F
-        at = text.count("\n", 0, error.position) + 1
-        raise ConfigError(
-            f"{where}:{at}: the character U+{error.character:04X} has no place in a configuration"
-        ) from None
+    loader = _Loader(text, where)
     try:
         node = loader.get_single_node()
         return None if node is None else _Reader(loader, where, lines).value(node, ())

@@ -187,8 +187,10 @@ def _check_synced(path: Path, size: int, count: int, kind: type[Story | Rejectio
     if found < size:
         first, why = _first_wrong(path, size, kind, seed)
         damaged(path, first, why or f"missing: {_shorter(found, size)}")
-    if size == 0:
+    if size == 0 and count == 0:
         return
+    if size <= 0 or count <= 0:
+        damaged(path, 1, f"the manifest says that {count} records are in {size} bytes")
     line = read_before(path, size)
     try:
         if not line.endswith(b"\n"):

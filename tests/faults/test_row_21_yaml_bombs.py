@@ -78,7 +78,6 @@ BOMBS: dict[str, tuple[str | bytes, str]] = {
     "NUL": ("system_prompt: a\0b", ":1: the character U+0000 has no place in a configuration"),
     "NUL, escaped": ('output_path: "a\\0b"', ":1: the character U+0000 cannot stand in a text"),
     "an escape sequence": ("system_prompt: a\x1b[2Jb", "U+001B has no place"),
-    "a character that YAML refuses": ("seed: 1\nsystem_prompt: a\x80b", ":2: the character U+0080 has no place"),
     "a control character of Latin-1": ("a: b\x9b2J", ":1: the character U+009B has no place"),
     "half a character": ('system_prompt: "\\ud800"', "U+D800 cannot stand in a text"),
     "UTF-16": ("seed: 3".encode("utf-16"), ":1: byte 0 is not UTF-8"),

@@ -89,6 +89,17 @@ def test_rejected_deleted_while_the_stories_still_stand(tmp_path: Path) -> None:
         examine(places, mark_after(made, 3), seed=0)
 
 
+@pytest.mark.parametrize(
+    "mark", [Mark(0, 0, 3, 0), Mark(0, 0, 0, 1), Mark(0, 0, -1, 0), Mark(-5, 0, 1, 0), Mark(9, 0, 0, 0)]
+)
+def test_a_manifest_that_counts_records_in_no_bytes_is_refused(tmp_path: Path, mark: Mark) -> None:
+    """Else their indices would be passed over."""
+    for made in ([], take(records(), 9)):
+        put(places_in(tmp_path), *lines_of(made))
+        with pytest.raises(OutputDamaged, match=r"jsonl: line \d: "):
+            examine(places_in(tmp_path), mark, seed=0)
+
+
 @pytest.mark.parametrize("size", [1, 5, 100])
 def test_a_file_without_a_newline_is_a_torn_first_line(tmp_path: Path, size: int) -> None:
     places = places_in(tmp_path)
