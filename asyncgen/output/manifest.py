@@ -112,6 +112,7 @@ def read(path: Path) -> Manifest | None:
             )
         manifest = Manifest.model_validate(found)
         int(manifest.seed)  # raises like the rest if it is no number
+        _text_of(manifest)  # nor is it one of ours if it could not be written again
     except (ValidationError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ResumeRefused(f"{path} cannot be read: it is not a manifest of asyncgen", hint=_HINT) from error
     return manifest
@@ -123,7 +124,7 @@ def replace(path: Path, manifest: Manifest) -> None:
     Raises OSError, and then the old one stands. Only the holder of the output's lock may call this.
     """
     new = path.with_name(path.name + ".new")
-    text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=True, allow_nan=False)
+    text = _text_of(manifest)
     try:
         new.unlink(missing_ok=True)
         with new.open("xb") as file:  # never through a link that somebody left there
@@ -139,6 +140,11 @@ def replace(path: Path, manifest: Manifest) -> None:
             new.unlink()
         raise
     sync_folder(path.parent)
+
+
+def _text_of(manifest: Manifest) -> str:
+    """Raises ValueError for what no file can hold: half a surrogate pair, a number that is none."""
+    return json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=True, allow_nan=False)
 
 
 def versions() -> dict[str, str]:
