@@ -30,7 +30,7 @@ class Scale:
     """Seconds after which a session is killed, at most; the time that reading its stories takes comes on top."""
     timeout: float = 5.0
     """Of a check. A sound one answers within a tenth of it, or a busy machine would decide what is rejected."""
-    hangs: float = 0.000_1
+    hangs: float = 0.000_2
     """Texts at which each check hangs. Each holds the window up for ``timeout``, so they are few."""
     raises: float = 0.002
     """Texts at which each check raises."""

@@ -117,7 +117,7 @@ class Sessions:
         self.endings["SIGKILL" if kills else ending] += 1
 
     def _start(self, *, raises: bool) -> subprocess.Popen[bytes]:
-        after = self.chance.randrange(600) if raises else None
+        after = self.chance.randrange(200) if raises else None
         return self.place.start(self._goal, Orders("", seed=self.chance.getrandbits(32), raise_after=after))
 
     def _look(self, session: subprocess.Popen[bytes], seconds: float, samples: list[Sample] | None = None) -> None:
