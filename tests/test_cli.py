@@ -121,21 +121,6 @@ def test_a_missing_config_file(tmp_path: Path) -> None:
     assert (done.returncode, "no such file" in done.stderr, "Traceback" in done.stderr) == (2, True, False)
 
 
-def test_a_run_in_use_is_exit_3(tmp_path: Path) -> None:
-    flags = (*ECHO, "--set", "backend.seconds_per_batch=0.2", "--num-stories", "500", "--output-path", "s.jsonl")
-    first = start("run", *flags, cwd=tmp_path)
-    try:
-        _wait_for_lines(tmp_path / "s.jsonl", 8)
-        second = asyncgen("run", *flags, cwd=tmp_path)
-        assert second.returncode == 3
-        assert "another run" in second.stderr
-    finally:
-        first.kill()
-        first.communicate()
-    third = asyncgen("run", *ECHO, "--num-stories", "20", "--output-path", "s.jsonl", cwd=tmp_path)
-    assert third.returncode == 0, "a killed run leaves no stale lock"
-
-
 def test_too_many_rejections_is_exit_4_and_resumable(tmp_path: Path) -> None:
     flags = ("--num-stories", "300", "--output-path", "s.jsonl")
     done = asyncgen("run", *ECHO, "--set", "backend.bad_share=1", *flags, cwd=tmp_path)

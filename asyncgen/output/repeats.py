@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from asyncgen.output.lines import Foreign, Garbled, decode, place_of
-from asyncgen.output.recovery import damaged
+from asyncgen.output.lines import Foreign, Garbled
+from asyncgen.output.recovery import damaged, read_line
+from asyncgen.records import Story
 
 __all__ = ["Seen", "seen_stories"]
 
@@ -47,20 +48,21 @@ class Seen:
         return True
 
 
-def seen_stories(path: Path, stories: int) -> Iterator[str]:
+def seen_stories(path: Path, stories: int, seed: int) -> Iterator[str]:
     """The content of the first ``stories`` stories in ``path``, in order, read in blocks.
 
     Reads all of them, so damage anywhere is found: OutputDamaged names the line.
     """
     if not stories:
         return
+    index = -1
     with path.open("rb") as file:
         for number, line in enumerate(islice(file, stories), 1):
             try:
-                record = decode(line)
-                count = place_of(record).accepted
+                record, place = read_line(line, Story, seed)
             except (Garbled, Foreign) as error:
                 damaged(path, number, str(error))
-            if count != number:
-                damaged(path, number, f"it says that it is story {count}")
+            if place.accepted != number or place.index <= index:
+                damaged(path, number, f"it says that it is story {place.accepted}, index {place.index}")
+            index = place.index
             yield record.content

@@ -120,7 +120,8 @@ def _refuse_anew(places: Places, found: Look) -> None:
 async def _read_stories(places: Places, found: Look, goal: int | None, read: Callable[[Iterator[str]], object]) -> None:
     accepted = 0 if found.anew else found.kept.mark.accepted
     if goal is None or accepted < goal:
-        await in_thread(read, seen_stories(places.stories, accepted))
+        seed = 0 if found.manifest is None else found.manifest.seed
+        await in_thread(read, seen_stories(places.stories, accepted, seed))
 
 
 def _is_new(places: Places) -> bool:

@@ -239,7 +239,7 @@ def test_the_command_line_refuses_with_exit_2_and_the_line(tmp_path: Path) -> No
     before = files_in(tmp_path)
     done = run(40)
     assert done.returncode == 2, done.stderr
-    assert f"asyncgen: error: {path}: line 11: it says that it is story 12\n" in done.stderr
+    assert f"asyncgen: error: {path}: line 11: it says that it is story 12, index 11\n" in done.stderr
     assert "Traceback" not in done.stderr
     assert files_in(tmp_path) == before
     path.write_bytes(b"".join([*lines, b"a remark\n"]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,8 @@ import aiofiles
 import anyio
 import pytest
 
-from asyncgen.output import Places, peek, verify
-from asyncgen.output import manifest as manifests
+from asyncgen.output import peek, verify
 from asyncgen.output import writer as writing
-from asyncgen.output.manifest import Manifest
 from tests.output.child import child
 from tests.output.making import INPUTS, config_at, lines_of, on_disk, records, take, write_until
 
@@ -118,115 +115,3 @@ class _Looking:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
-
-
-def test_of_two_that_race_one_wins_and_a_killed_one_leaves_no_lock(tmp_path: Path) -> None:
-    for _ in range(4):
-        racers = [child("race", tmp_path) for _ in range(2)]
-        for process in racers:
-            assert process.stdin is not None
-            process.stdin.write("\n")
-            process.stdin.flush()
-        said = []
-        for process in racers:
-            assert process.stdout is not None
-            said.append(process.stdout.readline())
-        for process in racers:
-            process.kill()
-            process.communicate()
-        assert sorted(said) == ["in use\n", "won\n"]
-
-
-@pytest.mark.parametrize("seed", range(3))
-async def test_a_power_cut_loses_at_most_what_was_not_committed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
-) -> None:
-    """Of what was appended since the last fsync any part may be there: all, some, zeros, or nothing."""
-    config = config_at(tmp_path / "run")
-    places = Places.of(config.output_path)
-    draw = random.Random(seed)
-    disk = _Disk(places)
-    disk.record(monkeypatch)
-    monkeypatch.setattr(writing, "GROUP_SECONDS", 1e9)
-    monkeypatch.setattr(writing, "MANIFEST_SECONDS", 0)
-    states = []
-    plan = records()
-    async with writing.open_output(config, INPUTS) as output:
-        for _ in range(60):
-            await output.write(take(plan, draw.randint(1, 6)))
-            states.append((disk.state(), output.start))
-            if draw.random() < 0.3:
-                await output.commit()
-                states.append((disk.state(), output.start))
-    monkeypatch.undo()
-
-    after = config_at(tmp_path / "after")
-    whole = lines_of(take(records(), 400))
-    for (durable, written, manifest), start in states:
-        shutil.rmtree(tmp_path / "after", ignore_errors=True)
-        (tmp_path / "after").mkdir()
-        paths = Places.of(after.output_path)
-        for path, data, safe in zip((paths.stories, paths.rejected), written, durable, strict=True):
-            path.write_bytes(_what_is_left(draw, data, safe))
-        paths.manifest.write_bytes(manifest)
-        committed = Manifest.model_validate_json(manifest).mark.index
-        progress = peek(after, INPUTS)
-        found = 0 if progress is None else progress.accepted + progress.rejected
-        assert committed <= found <= start
-        if draw.random() < 0.2:
-            await write_until(after, 400, group=100)
-            assert on_disk(after) == whole
-
-
-async def test_what_a_killed_run_left_in_memory_is_synced_before_it_is_claimed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = config_at(tmp_path)
-    await write_until(config, 0)
-    places = Places.of(config.output_path)
-    for path, data in zip((places.stories, places.rejected), lines_of(take(records(), 20)), strict=True):
-        path.write_bytes(data)
-    disk = _Disk(places)
-    disk.record(monkeypatch)
-    async with writing.open_output(config, INPUTS) as output:
-        assert output.start == Manifest.model_validate_json(disk.manifest).mark.index == 20
-
-
-class _Disk:
-    """What of the two files is on the disk for good: sizes at their last fsync."""
-
-    def __init__(self, places: Places) -> None:
-        self.places = places
-        self.safe = {places.stories: 0, places.rejected: 0}
-        self.manifest = b""
-
-    def record(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        fsync, replace = os.fsync, manifests.replace
-
-        def noting_fsync(descriptor: int) -> None:
-            fsync(descriptor)
-            for path in self.safe:
-                if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
-                    self.safe[path] = path.stat().st_size
-
-        def noting_replace(path: Path, manifest: Manifest) -> None:
-            assert self.safe[self.places.stories] >= manifest.synced.stories
-            assert self.safe[self.places.rejected] >= manifest.synced.rejected
-            replace(path, manifest)
-            self.manifest = path.read_bytes()
-
-        monkeypatch.setattr(os, "fsync", noting_fsync)
-        monkeypatch.setattr(manifests, "replace", noting_replace)
-
-    def state(self) -> tuple[tuple[int, int], tuple[bytes, bytes], bytes]:
-        stories, rejected = self.places.stories, self.places.rejected
-        return (self.safe[stories], self.safe[rejected]), (stories.read_bytes(), rejected.read_bytes()), self.manifest
-
-
-def _what_is_left(draw: random.Random, data: bytes, safe: int) -> bytes:
-    left = bytearray(data[: draw.choice((safe, len(data), draw.randint(safe, len(data))))])
-    if draw.random() < 0.4 and len(left) > safe:
-        start = draw.randint(safe, len(left))
-        end = draw.choice((len(left), draw.randint(start, len(left))))
-        left[start:end] = bytes(end - start)
-    return bytes(left)

@@ -48,8 +48,8 @@ def test_seen_stories_are_those_of_the_file(tmp_path: Path) -> None:
     path.write_bytes(lines_of(made)[0])
     texts = [each.content for each in made if isinstance(each, Story)]
     for count in (0, 1, len(texts) - 1, len(texts)):
-        assert list(seen_stories(path, count)) == texts[:count]
-    assert list(seen_stories(tmp_path / "absent.jsonl", 0)) == []
+        assert list(seen_stories(path, count, 0)) == texts[:count]
+    assert list(seen_stories(tmp_path / "absent.jsonl", 0, 0)) == []
 
 
 @pytest.mark.parametrize(
@@ -60,4 +60,4 @@ def test_damage_in_the_middle_is_found(tmp_path: Path, damage: object) -> None:
     lines = lines_of(take(records(), 20))[0].splitlines(keepends=True)
     path.write_bytes(b"".join(damage(lines)))  # type: ignore[operator]
     with pytest.raises(OutputDamaged, match="line 4"):
-        list(seen_stories(path, 20))
+        list(seen_stories(path, 20, 0))
