@@ -16,16 +16,14 @@ from asyncgen.errors import PromptRefused
 from asyncgen.estimate import Distinct, Tokens
 from asyncgen.output import Places, Progress
 from asyncgen.preview import take_prompts
-from asyncgen.problems import Problem, find_problems, find_progress
+from asyncgen.problems import Problem, find_no_room, find_problems, find_progress
 from asyncgen.prompts import Inputs, Plan
 from asyncgen.prompts.inputs import sources_of
 from asyncgen.records import Prompt
+from asyncgen.room import SAMPLE
 from asyncgen.tasks import in_thread
 
 __all__ = ["Facts", "examine"]
-
-SAMPLE = 64
-"""Prompts whose tokens are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +106,7 @@ async def examine(config: Config) -> Facts:
     exact = files_of(config) is not None
     tokens = estimate.of_lengths(lengths, exact=exact)
     model = _model(config)
-    problems = (*refused, *_without_room(config, tokens, model))
+    problems = refused or await in_thread(find_no_room, config)
     facts = Facts(
         config,
         problems,
@@ -159,20 +157,6 @@ def _model(config: Config) -> Model:
         dtype=dtype,
         weight_bytes=files.weight_bytes if files else None,
         context_length=files.context_length if files else None,
-    )
-
-
-def _without_room(config: Config, tokens: Tokens | None, model: Model) -> tuple[Problem, ...]:
-    """The problem that not even the shortest prompt of the sample and its answer fit the context."""
-    context, new = model.context_length, config.generation.max_new_tokens
-    if context is None or tokens is None or not tokens.exact or tokens.fewest + new <= context:
-        return ()
-    return (
-        Problem(
-            "generation.max_new_tokens",
-            f"{new} new tokens and a prompt of {tokens.fewest} to {tokens.most} do not fit the context of {context}",
-            f"at most {max(0, context - tokens.most)} fit; fewer examples (k_shot_count) leave more room",
-        ),
     )
 
 

@@ -22,6 +22,7 @@ from asyncgen.prompts.kshot import ShotPlan
 from asyncgen.prompts.plan import conversation_path, features_path, vocabulary_path
 from asyncgen.prompts.templates import load_template
 from asyncgen.prompts.words import WordPlan
+from asyncgen.room import check_room
 from asyncgen.session import progress_on_disk
 from asyncgen.text_files import check_text
 from asyncgen.validators import open_validators
@@ -29,7 +30,7 @@ from asyncgen.validators.asking import load_function
 from asyncgen.validators.banned import check_banned_word, compile_pattern, load_banned_words
 from asyncgen.validators.readability import load_readability
 
-__all__ = ["Found", "Problem", "find_problems", "find_progress"]
+__all__ = ["Found", "Problem", "find_no_room", "find_problems", "find_progress"]
 
 _T = TypeVar("_T")
 
@@ -76,6 +77,13 @@ def find_progress(config: Config) -> tuple[Progress | None, tuple[Problem, ...]]
     search = _Search()
     progress = search.try_("output_path", progress_on_disk, config)
     return progress, tuple(search.found)
+
+
+def find_no_room(config: Config) -> tuple[Problem, ...]:
+    """The problem that prompts and new tokens do not fit the model's context; asked about inputs that are sound."""
+    search = _Search()
+    search.try_("generation.max_new_tokens", check_room, config)
+    return tuple(search.found)
 
 
 def check_output_path(output_path: Path) -> None:

@@ -35,6 +35,7 @@ from asyncgen.output import (
 from asyncgen.pipeline import Flow, seen_before, too_few_prompts
 from asyncgen.prompts import End, input_files, open_source
 from asyncgen.report import Outcome, Report
+from asyncgen.room import check_room
 from asyncgen.tasks import in_thread, single_cause
 from asyncgen.validators import open_validators, validator_files
 
@@ -285,6 +286,7 @@ def _remember(config: Config, seen: list[Seen], texts: Iterable[str]) -> None:
 
 def _checked_inputs(config: Config) -> dict[str, Path | str]:
     check_model(config)
+    check_room(config)
     return _inputs(config)
 
 

@@ -50,12 +50,13 @@ ALLOWED: dict[str, set[str]] = {
     "dashboard": {"metrics", "bottleneck"},
     "logs": {"dashboard", "errors"},
     "pipeline": PLAIN | STAGES | {"config", "metrics", "packing", "ordering"},
-    "session": PLAIN | STAGES | {"config", "metrics", "pipeline", "report"},
+    "room": {"backends", "config", "errors", "prompts", "records"},
+    "session": PLAIN | STAGES | {"config", "metrics", "pipeline", "report", "room"},
     "stream": PLAIN | STAGES | {"config", "metrics", "pipeline"},
     "tryout": PLAIN | STAGES | {"config", "metrics", "pipeline"},
     "estimate": {"config"},
-    "problems": PLAIN | STAGES | {"config", "session"},
-    "check": PLAIN | STAGES | {"config", "estimate", "preview", "problems", "session"},
+    "problems": PLAIN | STAGES | {"config", "room", "session"},
+    "check": PLAIN | STAGES | {"config", "estimate", "preview", "problems", "room", "session"},
     "preview": {"backends", "config", "errors", "prompts", "records"},
 }
 """What each part of the package may import of ours; ``__init__``, ``__main__`` and ``cli`` may import everything."""

@@ -146,23 +146,6 @@ async def test_stopping_anywhere_leaves_a_prefix(steps: int, cancel: bool) -> No
         assert asked.finishing == len(records) - decided, "counted in prompts, whatever becomes of them"
 
 
-async def test_every_prompt_too_long_is_rejected_with_the_numbers_and_without_the_model() -> None:
-    config = config_for(num_stories=None, context_length=600, generation=Generation(max_new_tokens=599))
-    async with flow_for(config, prompts=20) as flow:
-        records: list[Record] = []
-
-        async def sink(group: Sequence[Record]) -> None:
-            records.extend(group)
-
-        await flow.run(sink)
-        assert flow.backend.snapshot().batches == 0
-    assert len(records) == 20
-    for record in records:
-        assert isinstance(record, Rejection)
-        (reasons,) = record.reasons
-        assert "+ 599 new tokens > context of 600 tokens" in reasons[0]
-
-
 async def test_a_hopeless_run_stops_and_says_why() -> None:
     config = config_for(num_stories=1000, bad_share=1.0).model_copy(update={"max_rejection_rate": 0.9})
     with pytest.raises(TooManyRejections, match=r"200 of the last 200 .* too short"):

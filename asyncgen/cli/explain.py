@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from asyncgen.cli.options import Settings
 from asyncgen.config_file import Origins
 from asyncgen.errors import InputError, ResumeRefused
-from asyncgen.problems import Problem, find_problems
+from asyncgen.problems import Problem, find_no_room, find_problems
 
 __all__ = ["as_error", "explained"]
 
@@ -28,7 +28,7 @@ def explained(settings: Settings) -> Iterator[Callable[..., None]]:
     try:
         yield begin
     except InputError as error:
-        if not sound and (problems := find_problems(settings.config).problems):
+        if not sound and (problems := find_problems(settings.config).problems or find_no_room(settings.config)):
             raise as_error(problems, settings.origins) from error
         raise
     except ResumeRefused as error:

@@ -17,7 +17,6 @@ from asyncgen import seeds
 from asyncgen.backends import open_backend
 from asyncgen.backends.echo_story import write
 from asyncgen.config import Config, Validation
-from asyncgen.errors import PromptTooLong
 from asyncgen.packing import PromptPool, Window
 from asyncgen.records import Completion, Prompt
 from asyncgen.resources import data_file
@@ -127,8 +126,6 @@ def test_words_are_counted_as_tokens() -> None:
         async with open_backend(echo({"context_length": 10})) as backend:
             assert backend.limits.rows == 8
             assert backend.prepare([{"role": "user", "content": "one two\nthree"}], 7).length == 3
-            with pytest.raises(PromptTooLong, match=r"3 prompt tokens \+ 8 new tokens > context of 10"):
-                backend.prepare([{"role": "user", "content": "one two\nthree"}], 8)
         async with open_backend(echo(batch_size="auto")) as backend:
             assert backend.limits.rows == 32
 
