@@ -44,6 +44,7 @@ async def test_cut_at_every_byte_it_is_refused_and_nothing_changes(memory_path: 
     [
         *(b"{}", b"[]", b"7", b'"text"', b"null", b'{"format": 1, "synced": 7}', b"\xff\xfe", bytes(500)),
         *(b"[" * 100_000, b'{"format": ' + b"9" * 5000 + b"}", b'{"format": NaN}', b'{"format": true}'),
+        b'{"format": 1, "facts": {"what could not be written again": {"\\ud800": {"x": 1}}}}',
         b'{"format": 1, "facts": {"x": ' + b"[" * 500 + b"]" * 500 + b"}}",
     ],
     ids=str,
