@@ -19,6 +19,7 @@ from asyncgen.config import Config, may_be_empty, without_secrets
 from asyncgen.config_problems import explain, hint_for
 from asyncgen.config_tree import model_for, models_in
 from asyncgen.errors import ConfigError
+from asyncgen.paths import expanded, is_dir
 from asyncgen.resources import BUNDLED_MODEL
 from asyncgen.yaml_file import MAX_DEPTH, Key, check_key, dotted, parse_value, read_mapping, shortened
 
@@ -198,11 +199,11 @@ def _make_absolute(values: dict[str, Any], base: Path) -> None:
     _resolve_paths(values, base, Config)
     template = values.get("template")
     if isinstance(template, str) and "\n" not in template and "{" not in template:
-        values["template"] = str(base / Path(template).expanduser())
+        values["template"] = str(base / expanded(template))
     model = values.get("model_name")
     if not isinstance(model, str) or model in ("", BUNDLED_MODEL):
         return
-    if model.startswith((".", "/")) or (base / model).is_dir():
+    if model.startswith((".", "/")) or is_dir(base / model):
         values["model_name"] = str(base / model)
 
 
@@ -217,6 +218,6 @@ def _resolve_paths(values: Any, base: Path, *models: type[BaseModel]) -> None:
             if not isinstance(value, str):
                 _resolve_paths(value, base, *models_in(field.annotation))
             elif Path in (field.annotation, *get_args(field.annotation)):
-                values[name] = str(base / Path(value).expanduser())
+                values[name] = str(base / expanded(value))
             elif name == "function" and place.endswith(".py"):
-                values[name] = f"{base / Path(place).expanduser()}:{function}"
+                values[name] = f"{base / expanded(place)}:{function}"

@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from asyncgen.errors import ConfigError
+from asyncgen.paths import is_file
 
 __all__ = ["described", "find_function", "raised_at", "source_file"]
 
@@ -97,7 +98,7 @@ def _load(place: str, name: str, where: str) -> tuple[ModuleType, Any]:
 
 
 def _load_file(path: Path, where: str) -> ModuleType:
-    if not path.is_file():
+    if not is_file(path):
         raise ConfigError(f"{where}: there is no file {path}")
     name = f"asyncgen_user_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
     if name in sys.modules:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from asyncgen.dashboard import tell
 from asyncgen.errors import ConfigError
+from asyncgen.paths import exists
 
 __all__ = ["LEVELS", "configure"]
 
@@ -72,7 +73,7 @@ class _File(logging.FileHandler):
 
 @contextmanager
 def _opened(file: Path) -> Iterator[logging.Handler]:
-    if file.is_fifo():  # opening it would wait for a reader
+    if exists(file) and file.is_fifo():  # opening it would wait for a reader
         raise ConfigError(f"{file}: the log cannot be written: it is not a regular file")
     try:
         handler = _File(file, encoding="utf-8")

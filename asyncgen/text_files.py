@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from asyncgen.errors import DataError
+from asyncgen.paths import exists, is_dir, is_file
 
 __all__ = [
     "BOM",
@@ -91,7 +92,7 @@ def _name(char: str) -> str:
 
 def check_regular(path: Path, what: str) -> None:
     """Raises DataError for what cannot be read twice, or never ends: a pipe, a device."""
-    if path.exists() and not path.is_file() and not path.is_dir():
+    if exists(path) and not is_file(path) and not is_dir(path):
         raise DataError(
             f"{what} file {path} is not a regular file", hint="pipes and devices cannot be read again on resume"
         )

@@ -144,6 +144,10 @@ def test_a_home_folder_is_found_and_the_bundled_model_is_not_shadowed(
 ) -> None:
     monkeypatch.setenv("HOME", "/home/somebody")
     (tmp_path / "bedtime-tiny").mkdir()
+    nobody = load_config(
+        write("output_path: ~nobody-is-called-so/s.jsonl\nsources: [{kind: jsonl, path: ~nobody-is/p}]")
+    )
+    assert nobody.output_path == tmp_path / "~nobody-is-called-so/s.jsonl", "as in a shell"
     config = load_config(write("output_path: ~/s.jsonl\nvocabulary_path: ~/v.txt\nmodel_name: bedtime-tiny"))
     assert config.output_path == Path("/home/somebody/s.jsonl")
     assert config.vocabulary_path == Path("/home/somebody/v.txt")

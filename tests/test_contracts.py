@@ -18,13 +18,14 @@ from tests.programs import ROOT, environment, without_torch
 
 PACKAGE = ROOT / "asyncgen"
 
-PLAIN = {"errors", "seeds", "records", "resources", "tasks", "functions", "text_files"}
+PLAIN = {"errors", "paths", "seeds", "records", "resources", "tasks", "functions", "text_files"}
 STAGES = {"prompts", "backends", "validators", "output"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
+    "paths": set(),
     "tasks": set(),
-    "functions": {"errors"},
-    "text_files": {"errors"},
+    "functions": {"errors", "paths"},
+    "text_files": {"errors", "paths"},
     "seeds": set(),
     "resources": set(),
     "records": {"seeds"},
@@ -38,7 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "yaml_file": {"errors"},
     "config_tree": {"config"},
     "config_problems": {"config", "config_tree", "yaml_file"},
-    "config_file": {"config", "config_problems", "config_tree", "errors", "resources", "yaml_file"},
+    "config_file": {"config", "config_problems", "config_tree", "errors", "paths", "resources", "yaml_file"},
     "init_file": {"config"},
     "prompts": PLAIN | {"config"},
     "backends": PLAIN | {"config", "metrics", "packing"},
@@ -48,7 +49,7 @@ ALLOWED: dict[str, set[str]] = {
     "bottleneck": {"metrics"},
     "report": {"metrics", "bottleneck"},
     "dashboard": {"metrics", "bottleneck"},
-    "logs": {"dashboard", "errors"},
+    "logs": {"dashboard", "errors", "paths"},
     "pipeline": PLAIN | STAGES | {"config", "metrics", "packing", "ordering"},
     "room": {"backends", "config", "errors", "prompts", "records"},
     "session": PLAIN | STAGES | {"config", "metrics", "pipeline", "report", "room"},

@@ -11,6 +11,8 @@ from tests.programs import asyncgen
 
 pytestmark = pytest.mark.timeout(300)
 
+LONG = "x" * 300
+
 SOURCE = """
 import asyncio, sys
 
@@ -149,3 +151,24 @@ def test_a_check_that_swallows_its_end_is_left_behind(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "left behind: t" in done.stderr
     assert "check: took longer than 1 s" in (tmp_path / "stories.rejected.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (LONG,),
+        ("verify", LONG),
+        ("init", f"{LONG}.yaml"),
+        ("run", "--set", "backend.kind=echo", "--log-file", LONG),
+        ("run", "--set", f"model_name={LONG}"),
+        ("run", "--set", "backend.kind=echo", "--set", f"vocabulary_path={LONG}"),
+        ("run", "--set", "backend.kind=echo", "--set", f"validation.functions=[{{function: '{LONG}.py:f'}}]"),
+    ],
+)
+def test_a_name_that_is_too_long_for_any_file_is_an_ordinary_mistake(
+    tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    done = asyncgen(*arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert LONG in done.stderr
+    assert "Traceback" not in done.stderr

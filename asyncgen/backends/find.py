@@ -13,6 +13,7 @@ from pathlib import Path
 
 from asyncgen.config import Config, LocalModel
 from asyncgen.errors import ModelError
+from asyncgen.paths import expanded, is_dir
 from asyncgen.resources import BUNDLED_MODEL, bundled_model
 
 __all__ = ["cautions", "check_model", "locate"]
@@ -56,8 +57,8 @@ def locate(model_name: str) -> Path | str:
     """
     if model_name == BUNDLED_MODEL:
         return bundled_model()
-    directory = Path(os.path.expanduser(model_name))  # noqa: PTH111  # Path's raises for a user who does not exist
-    if directory.is_dir():
+    directory = expanded(model_name)
+    if is_dir(directory):
         return directory.resolve()
     if _looks_like_path(model_name):
         raise ModelError(

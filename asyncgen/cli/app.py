@@ -18,6 +18,7 @@ from asyncgen.cli.verify import repair_command, verify_command
 from asyncgen.cli.write import init_command, schema_command
 from asyncgen.config_tree import keys_called
 from asyncgen.errors import InputError
+from asyncgen.paths import is_file
 
 __all__ = ["app"]
 
@@ -100,7 +101,7 @@ class _Group(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Finds the command that ``args`` begin with."""
         name = args[0]
-        if name not in self.commands and (name.endswith((".yaml", ".yml", ".json")) or Path(name).is_file()):
+        if name not in self.commands and (name.endswith((".yaml", ".yml", ".json")) or is_file(Path(name))):
             raise InputError(f"{name} is no command", hint=f"did you mean: asyncgen run {' '.join(args)}")
         return super().resolve_command(ctx, args)
 

@@ -11,6 +11,7 @@ from asyncgen.cli.speak import say
 from asyncgen.config_file import load_config
 from asyncgen.errors import InputError
 from asyncgen.output import repair, verify
+from asyncgen.paths import exists, is_file
 from asyncgen.validators import count_words, normalise
 
 __all__ = ["repair_command", "verify_command"]
@@ -54,10 +55,10 @@ def _output_of(run: Path) -> Path:
         run = run.with_name(run.name.removesuffix(_REJECTED) + ".jsonl")
     elif run.name.endswith(_MANIFEST):
         stem = run.with_name(run.name.removesuffix(_MANIFEST))
-        run = stem if stem.is_file() else run.with_name(stem.name + ".jsonl")
-    elif run.suffix in (".yaml", ".yml") or (run.suffix == ".json" and not _manifest_of(run).exists()):
+        run = stem if is_file(stem) else run.with_name(stem.name + ".jsonl")
+    elif run.suffix in (".yaml", ".yml") or (run.suffix == ".json" and not exists(_manifest_of(run))):
         run = load_config(run).output_path
-    if not run.exists() and not _manifest_of(run).exists():
+    if not exists(run) and not exists(_manifest_of(run)):
         raise InputError(f"{run}: there is no output", hint="name a configuration, a stories.jsonl or its run.json")
     return run
 

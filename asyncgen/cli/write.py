@@ -10,6 +10,7 @@ import typer
 from asyncgen.cli.speak import say
 from asyncgen.errors import ConfigError
 from asyncgen.init_file import render_config, render_schema
+from asyncgen.paths import exists
 
 __all__ = ["init_command", "schema_command"]
 
@@ -24,7 +25,7 @@ def init_command(
     schema = file.with_suffix(".schema.json")
     if not force:
         _check_is_new(file, schema)
-    made = not file.parent.exists()
+    made = not exists(file.parent)
     _write(file, render_config(schema.name, file.with_suffix(".jsonl").name))
     _write(schema, render_schema())
     if made:
@@ -49,7 +50,7 @@ def schema_command(
 
 def _check_is_new(*files: Path) -> None:
     for path in files:
-        if path.exists():
+        if exists(path):
             raise ConfigError(f"{path}: exists already", hint="--force overwrites it")
 
 

@@ -141,6 +141,7 @@ def test_what_is_wrong_is_refused_by_name(tmp_path: Path, what: str, data: bytes
 def test_files_that_cannot_be_read(what: str, tmp_path: Path) -> None:
     assert f"{what} file not found: FILE" in refusal(READ[what], tmp_path / "none")
     assert f"{what} file FILE cannot be read: Is a directory" in refusal(READ[what], tmp_path)
+    assert f"{what} file FILE cannot be read: File name too long" in refusal(READ[what], tmp_path / ("x" * 300))
 
 
 @pytest.mark.timeout(300)
