@@ -120,7 +120,8 @@ class Config(Section):
     """Seconds that a run which is stopped may take to finish what was begun; then it ends within a decode step."""
     watchdog: Annotated[float, Field(gt=0, le=86_400)] | None = 600.0
     """Seconds without progress (no token, verdict or record) after which `asyncgen run` prints where every thread and
-    task stands and ends with exit code 75, resumable; null waits for ever. Loading a model does not count."""
+    task stands and ends with exit code 75, resumable; null waits for ever. Before and after the generating, each step
+    and whatever is read or written is progress, so a large model may take its time to load."""
     validation: Validation = Validation()
     """What a story must fulfil."""
 

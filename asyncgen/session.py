@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import anyio
 from pydantic import TypeAdapter, ValidationError
@@ -36,10 +37,11 @@ from asyncgen.pipeline import Flow, seen_before, too_few_prompts
 from asyncgen.prompts import End, input_files, open_source
 from asyncgen.report import Outcome, Report
 from asyncgen.room import check_room
-from asyncgen.tasks import in_thread, single_cause
+from asyncgen.tasks import in_thread, single_cause, tell_nobody
 from asyncgen.validators import open_validators, validator_files
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 __all__ = ["Notice", "Resume", "check_resume", "finished_on_disk", "progress_on_disk", "run"]
 
@@ -69,6 +71,7 @@ async def run(
     notice: Notice | None = None,
     begin: Callable[[int], object] | None = None,
     cut_short: Callable[[Report], object] | None = None,
+    phase: Callable[[str], object] | None = None,
 ) -> Report:
     """Makes the stories that ``config`` asks for, or those that an earlier session left to be made.
 
@@ -80,59 +83,91 @@ async def run(
     before); ``print`` will do, and all but the loading is in the report's ``notices`` too. ``begin`` is called with
     the number of stories on disk when inputs and output are sound and the model is about to be loaded. ``cut_short`` is
     given the report of a run that was cancelled or failed while it generated, which then has nobody to return it to.
+    ``phase`` is told what is done next ("loading the model"), but for what ``watch`` sees.
 
     Raises InputError, OutputError, BackendFailed, TooManyRejections, TooManyFailures or SourcesEnded; the last three
     carry the ``report``.
     """
-    told: list[str] = []
-
-    def tell(text: str) -> None:
-        told.append(text)
-        if notice is not None:
-            notice(text)
-
     with single_cause():
+        async with AsyncExitStack() as stack:
+            session = _Session(config, stack, notice or tell_nobody, phase or tell_nobody)
+            flow, output = await session.open(resume, begin)
+            if flow is None:
+                return await _nothing_to_come(config, output, session.told)
+            try:
+                return await session.generate(flow, output, stop, watch)
+            except RunStopped:
+                raise
+            except BaseException as error:
+                if cut_short is not None:
+                    cut_short(_left(flow, output, session.told, failed=isinstance(error, Exception)))
+                raise
+
+
+class _Session:
+    """Opens what a run needs, in the order in which it is cheap to refuse; ``stack`` closes it."""
+
+    def __init__(self, config: Config, stack: AsyncExitStack, notice: Notice, phase: Callable[[str], object]) -> None:
+        self._config, self._stack, self._notice, self._phase = config, stack, notice, phase
+        self.told: list[str] = []
+        """What a person should read once, but for what is over when the run is."""
+
+    async def open(self, resume: Resume, begin: Callable[[int], object] | None) -> tuple[Flow | None, Output]:
+        """The stages, ready to go, and what they will write into; no stages if nothing is left for them to do."""
+        config = self._config
         await in_thread(check_resume, config, resume)
-        async with open_source(config, tell) as source:
-            validators = await in_thread(open_validators, config)
-            inputs = await in_thread(_checked_inputs, config)
-            seen: list[Seen] = []
-            read = partial(_remember, config, seen)
-            async with open_output(config, inputs, read=read, must_resume=resume == "require") as output:
-                if output.resumed and resume == "never":  # somebody else's, since we looked
-                    check_resume(config, resume)
-                if begin is not None:
-                    begin(output.accepted)
-                _tell_how_it_goes_on(config, output, tell)
-                source.resume(_ends(output), partial(_record_ends, output))
-                if output.complete:
-                    return _report("complete", _at_rest(config, output), output, told)
-                if source.count is not None and output.start >= source.count:
-                    return await _nothing_to_come(config, output, told)
-                async with open_backend(config, notice or str) as backend:
-                    for text in backend.notices:
-                        tell(text)
-                    _check_revision(backend.revision, output)
-                    _note_engine(backend, config, output, tell)
-                    flow = Flow(
-                        config,
-                        source,
-                        backend,
-                        validators,
-                        start=output.start,
-                        accepted=output.accepted,
-                        rejected=output.rejected,
-                        seen=seen[0],
-                        tell=tell,
-                    )
-                    try:
-                        return await _let_go(flow, output, stop, watch, told)
-                    except RunStopped:
-                        raise
-                    except BaseException as error:
-                        if cut_short is not None:
-                            cut_short(_left(flow, output, told, failed=isinstance(error, Exception)))
-                        raise
+        source = await self._opened("the sources", "opening", open_source(config, self._tell))
+        self._phase("opening the checks")
+        validators = await in_thread(open_validators, config)
+        inputs = await in_thread(_checked_inputs, config)
+        seen: list[Seen] = []
+        opening = open_output(config, inputs, read=partial(_remember, config, seen), must_resume=resume == "require")
+        output = await self._opened("the output", "opening", opening)
+        if output.resumed and resume == "never":  # somebody else's, since we looked
+            check_resume(config, resume)
+        if begin is not None:
+            begin(output.accepted)
+        _tell_how_it_goes_on(config, output, self._tell)
+        source.resume(_ends(output), partial(_record_ends, output))
+        if output.complete or (source.count is not None and output.start >= source.count):
+            return None, output
+        backend = await self._opened("the model", "loading", open_backend(config, self._notice))
+        for text in backend.notices:
+            self._tell(text)
+        _check_revision(backend.revision, output)
+        _note_engine(backend, config, output, self._tell)
+        counts = {"start": output.start, "accepted": output.accepted, "rejected": output.rejected}
+        return Flow(config, source, backend, validators, **counts, seen=seen[0], tell=self._tell), output
+
+    async def generate(self, flow: Flow, output: Output, stop: anyio.Event | None, watch: View | None) -> Report:
+        """Runs the stages into the output, beside their watchers."""
+        async with anyio.create_task_group() as watchers:
+            watchers.start_soon(output.keep_committed)
+            if watch is not None:
+                watchers.start_soon(watch, flow)
+            try:
+                with anyio.CancelScope() as draining:
+                    if stop is not None:
+                        watchers.start_soon(_stop_when_asked, flow, stop, draining)
+                    await _run_and_describe(flow, output)
+            except RunStopped as stopped:
+                stopped.report = _report(_OUTCOMES[type(stopped)], flow.snapshot(), output, self.told)
+                raise
+            watchers.cancel_scope.cancel()
+        self._phase("closing the output")
+        if flow.complete:
+            await output.close("complete")
+        return _report("complete" if flow.complete else "stopped", flow.snapshot(), output, self.told)
+
+    async def _opened(self, what: str, opening: str, opened: AbstractAsyncContextManager[_T]) -> _T:
+        self._phase(f"{opening} {what}")
+        entered = await self._stack.enter_async_context(opened)
+        self._stack.callback(self._phase, f"closing {what}")  # called before what is above is closed
+        return entered
+
+    def _tell(self, text: str) -> None:
+        self.told.append(text)
+        self._notice(text)
 
 
 def check_resume(config: Config, resume: Resume) -> None:
@@ -183,28 +218,6 @@ def _tell_how_it_goes_on(config: Config, output: Output, tell: Notice) -> None:
         tell(text)
     for note in output.notes:
         tell(f"resumed with another setting: {note}" if output.resumed else note)
-
-
-async def _let_go(
-    flow: Flow, output: Output, stop: anyio.Event | None, watch: View | None, told: Sequence[str]
-) -> Report:
-    """Runs the flow into the output, beside its watchers."""
-    async with anyio.create_task_group() as watchers:
-        watchers.start_soon(output.keep_committed)
-        if watch is not None:
-            watchers.start_soon(watch, flow)
-        try:
-            with anyio.CancelScope() as draining:
-                if stop is not None:
-                    watchers.start_soon(_stop_when_asked, flow, stop, draining)
-                await _run_and_describe(flow, output)
-        except RunStopped as stopped:
-            stopped.report = _report(_OUTCOMES[type(stopped)], flow.snapshot(), output, told)
-            raise
-        watchers.cancel_scope.cancel()
-    if flow.complete:
-        await output.close("complete")
-    return _report("complete" if flow.complete else "stopped", flow.snapshot(), output, told)
 
 
 async def _run_and_describe(flow: Flow, output: Output) -> None:
@@ -299,7 +312,9 @@ def _inputs(config: Config) -> dict[str, Path | str]:
 
 
 async def _nothing_to_come(config: Config, output: Output, told: Sequence[str]) -> Report:
-    """The end of a run whose sources have no prompt after those on disk."""
+    """The end of a run that has its stories already, or whose sources have no prompt after those on disk."""
+    if output.complete:
+        return _report("complete", _at_rest(config, output), output, told)
     if config.num_stories is None:
         await output.close("complete")
         return _report("complete", _at_rest(config, output), output, told)

@@ -187,9 +187,9 @@ def test_a_run_outlives_its_terminal(tmp_path: Path) -> None:
     assert len((tmp_path / "stories.jsonl").read_bytes().splitlines()) == 200
 
 
-def run_held(cwd: Path) -> Terminal:
+def run_held(cwd: Path, *more: str) -> Terminal:
     """A run that writes more than a terminal takes which nobody reads, as if it was held with Ctrl-S."""
-    settings = ["backend={kind: echo, seconds_per_batch: 0.03, bad_share: 0.2}", "generation.batch_size=8"]
+    settings = ["backend={kind: echo, seconds_per_batch: 0.03, bad_share: 0.2}", "generation.batch_size=8", *more]
     sets = [part for each in settings for part in ("--set", each)]
     return Terminal(["-m", "asyncgen", "run", *sets, "--num-stories", "400", "--log-level", "debug"], cwd)
 
@@ -210,6 +210,15 @@ def test_a_terminal_that_is_held_holds_up_only_the_last_words(tmp_path: Path) ->
     bar = [at for at, line in enumerate(terminal.lines) if "400/400" in line]
     assert len(bar) == 1
     assert [line for line in terminal.lines[bar[0] :] if line.startswith("complete: 400 of 400")]
+
+
+def test_last_words_that_wait_for_a_terminal_are_no_standstill(tmp_path: Path) -> None:
+    terminal = run_held(tmp_path, "watchdog=1")
+    wait_until(lambda: is_complete(tmp_path))
+    time.sleep(4)  # that of the watchdog, and of a process that is to end
+    assert terminal.process.poll() is None
+    terminal.follow()
+    assert terminal.wait() == 0
 
 
 @pytest.mark.parametrize("done", [False, True])

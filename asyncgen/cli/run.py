@@ -6,7 +6,6 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from itertools import pairwise
@@ -89,13 +88,14 @@ def run_command(
         # OpenMP threads that spin while they wait slow each other down forty-fold beside another busy process (slots
         # looks out for that, and is faster with them). Read when torch is imported, which comes later.
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    show = _Show(choose_view(plain=plain, quiet=quiet), tell_nobody if quiet else tell)
+    run = _Run(settings.config, choose_view(plain=plain, quiet=quiet), tell_nobody if quiet else tell)
+    run.watchdog.begin()
     level = log_level or (Level.ERROR if quiet else Level.WARNING)
     if log_file is not None:
         _check_is_no_part(log_file, settings)
     with configure(level.value, log_file), explained(settings) as begin:
         check_resume(settings.config, resume.value)
-        code = _run(settings.config, resume.value, show, begin)
+        code = run.through(resume.value, begin)
     raise typer.Exit(code)
 
 
@@ -111,84 +111,84 @@ def _check_is_no_part(log_file: Path, settings: Settings) -> None:
             raise ConfigError(f"--log-file {log_file}: that is a file of the run itself ({what})", hint="name another")
 
 
-@dataclass(frozen=True, slots=True)
-class _Show:
-    """How a run is shown."""
+class _Run:
+    """One run, how it is shown, and what ends it when nothing else does."""
 
-    view: View
-    tell: Callable[[str], object]
-    """Told what happens on the way; errors and how it ended are told in any case."""
+    def __init__(self, config: Config, view: View, tell_more: Callable[[str], object]) -> None:
+        """``tell_more`` is told what happens on the way; errors and how it ended are told in any case."""
+        self._config, self._view, self._tell_more = config, view, tell_more
+        self._again = _command_again()
+        self._signals = Signals(config.drain_timeout, self._again)
+        self.watchdog = Watchdog(config.watchdog, self._signals.cancel, self._again)
+        self._cut_short: list[Report] = []
 
+    def through(self, resume: Resume, begin: Callable[[], None]) -> int:
+        """Runs and returns the exit code; calls ``begin`` when inputs and output are sound."""
+        done = finished_on_disk(self._config)
+        if done is not None:
+            wanted = f"{self._config.num_stories} wanted"
+            tell(f"complete: {done.accepted} stories ({wanted}) are in {self._config.output_path}; nothing to do")
+            return 0
+        try:
+            report = run_loop(partial(self._signals.watch, partial(self._make, resume, begin)))
+        except Exception as error:
+            if self.watchdog.bit:
+                _leave_stalled()
+            for each in filter(None, [error.report] if isinstance(error, errors.RunStopped) else self._cut_short):
+                tell(each.summary())  # what was refused before anything was generated has none
+            raise
+        finally:
+            self.watchdog.phase()
+        return self._exit_code(report or next(iter(self._cut_short), None))
 
-def _run(config: Config, resume: Resume, show: _Show, begin: Callable[[], None]) -> int:
-    """Runs and returns the exit code; calls ``begin`` when inputs and output are sound."""
-    done = finished_on_disk(config)
-    if done is not None:
-        wanted = f"{config.num_stories} wanted"
-        tell(f"complete: {done.accepted} stories ({wanted}) are in {config.output_path}; nothing to do")
-        return 0
-    signals = Signals()
-    watchdog = Watchdog(config.watchdog, signals.cancel, _command_again())
-    cut_short: list[Report] = []
-    try:
-        make = partial(_make, config, resume, show, signals, watchdog, begin, cut_short.append)
-        report = run_loop(partial(signals.watch, make))
-    except Exception as error:
-        if watchdog.bit:
+    def _exit_code(self, report: Report | None) -> int:
+        """Tells how it ended; does not return where waiting for the interpreter's own end would be no use."""
+        if report is not None:
+            tell(report.summary())
+        if report is not None and report.complete:
+            return 0
+        if self.watchdog.bit:
             _leave_stalled()
-        for each in filter(None, [error.report] if isinstance(error, errors.RunStopped) else cut_short):
-            tell(each.summary())  # what was refused before anything was generated has none
-        raise
-    report = report or next(iter(cut_short), None)
-    if report is not None:
-        tell(report.summary())
-    if report is not None and report.complete:
-        return 0
-    if watchdog.bit:
-        _leave_stalled()
-    if not signals.received:
-        return 0
-    tell(f"stopped; go on with: {_command_again()}")
-    if signals.count > 1:
-        os._exit(128 + signals.received)  # the interpreter's own end, with torch in it, takes seconds
-    return 128 + signals.received
+        signals = self._signals
+        if not signals.received:
+            return 0
+        tell(f"stopped; go on with: {self._again}")
+        if signals.count > 1:
+            os._exit(128 + signals.received)  # the interpreter's own end, with torch in it, takes seconds
+        return 128 + signals.received
+
+    async def _make(self, resume: Resume, begin: Callable[[], None], stop: anyio.Event) -> Report:
+        return await run(
+            self._config,
+            resume=resume,
+            stop=stop,
+            watch=self._watch,
+            notice=self._tell_more,
+            begin=partial(self._announce, begin),
+            cut_short=self._cut_short.append,
+            phase=self.watchdog.phase,
+        )
+
+    async def _watch(self, flow: Watched) -> None:
+        self._signals.begun()
+        async with anyio.create_task_group() as watchers:
+            watchers.start_soon(self.watchdog.watch, flow)
+            await self._view(flow)
+
+    def _announce(self, begin: Callable[[], None], made: int) -> None:
+        """Says what is about to happen, now that nothing but the model can refuse it; ``made`` stories are on disk."""
+        begin()
+        config = self._config
+        goal = "stories until the sources end" if config.num_stories is None else f"{config.num_stories} stories"
+        so_far = f" (going on after {made})" if made else ""
+        model = "the echo backend" if config.backend.kind == "echo" else config.model_name
+        self._tell_more(f"asyncgen {asyncgen.__version__}: {goal} with {model}{so_far}")
 
 
 def _leave_stalled() -> NoReturn:
     """What hangs would not end with the interpreter."""
     wait_for_terminals()
     os._exit(STALLED)
-
-
-async def _make(
-    config: Config,
-    resume: Resume,
-    show: _Show,
-    signals: Signals,
-    watchdog: Watchdog,
-    begin: Callable[[], None],
-    cut_short: Callable[[Report], object],
-    stop: anyio.Event,
-) -> Report:
-    async def watch(flow: Watched) -> None:
-        signals.begun()
-        async with anyio.create_task_group() as watchers:
-            watchers.start_soon(watchdog.watch, flow)
-            await show.view(flow)
-
-    announce = partial(_announce, config, show, begin)
-    return await run(
-        config, resume=resume, stop=stop, watch=watch, notice=show.tell, begin=announce, cut_short=cut_short
-    )
-
-
-def _announce(config: Config, show: _Show, begin: Callable[[], None], made: int) -> None:
-    """Says what is about to happen, now that nothing but the model can refuse it; ``made`` stories are on disk."""
-    begin()
-    goal = "stories until the sources end" if config.num_stories is None else f"{config.num_stories} stories"
-    so_far = f" (going on after {made})" if made else ""
-    model = "the echo backend" if config.backend.kind == "echo" else config.model_name
-    show.tell(f"asyncgen {asyncgen.__version__}: {goal} with {model}{so_far}")
 
 
 def _command_again() -> str:

@@ -15,6 +15,7 @@ import signal
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
+from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import NoReturn, TypeVar
 
@@ -31,6 +32,10 @@ _Handler = Callable[[int, FrameType | None], object]
 
 SECOND_SIGNAL_SECONDS = 0.8
 """After a second signal the process ends within this time, whatever the model is doing."""
+GRACE_SECONDS = 8.0
+"""After a first one the process ends so long after ``drain_timeout``, whatever the model is doing: time for a step of
+it and a commit. With the usual 20 seconds, that fits into the 30 after which systems kill what they have told to end.
+"""
 
 _STOP, _CANCEL = 1, 2
 _STDERR = 2
@@ -39,15 +44,19 @@ _STDERR = 2
 class Signals:
     """First SIGINT or SIGTERM: finish what was begun, commit, stop. Second: stop at once. Third: end the process.
 
-    Until ``begun`` is called there is nothing to finish, and the first counts as the second.
+    Until ``begun`` is called there is nothing to finish, and the first counts as the second. What does not come back in
+    time, a model's thread that is stuck, say, is ended with the process: all that was decided is on disk.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, drain_timeout: float, again: str) -> None:
+        """``again`` is the command that goes on."""
+        self._drain_timeout, self._again = drain_timeout, again
         self.received = 0
         """The first one's number; 0 if there was none."""
         self.count = 0
         self._begun = False
-        self._loop: asyncio.AbstractEventLoop
+        self._ends_within: SimpleQueue[float] = SimpleQueue()  # a queue that signal handlers may use
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: anyio.Event
         self._cancel: anyio.Event
 
@@ -57,6 +66,7 @@ class Signals:
 
     async def watch(self, work: Callable[[anyio.Event], Awaitable[_T]]) -> _T | None:
         """What ``work`` returns, None if a second signal cancelled it; the event it is given is set by the first."""
+        threading.Thread(target=self._enforce, name="asyncgen signals", daemon=True).start()
         self._loop = asyncio.get_running_loop()
         self._stop, self._cancel = anyio.Event(), anyio.Event()
         stop = anyio.Event()
@@ -70,19 +80,33 @@ class Signals:
         return result
 
     def cancel(self) -> None:
-        """What the second signal does, without one; in any thread."""
-        self._loop.call_soon_threadsafe(self._cancel.set)
+        """Cancels the work as the second signal does, without one; in any thread, at any time."""
+        if self._loop is not None:
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._cancel.set)
 
     def _receive(self, number: int, _: FrameType | None) -> None:
+        assert self._loop is not None
         self.received = self.received or number
         self.count += 1 if self._begun or self.count else _CANCEL
         if self.count == _STOP:
+            self._ends_within.put(self._drain_timeout + GRACE_SECONDS)
             self._loop.call_soon_threadsafe(self._stop.set)
         elif self.count == _CANCEL:
-            _leave_soon(self.received)
+            self._ends_within.put(SECOND_SIGNAL_SECONDS)
             self._loop.call_soon_threadsafe(self._cancel.set)
         else:
-            _leave(self.received)
+            _leave(self.received, self._again)
+
+    def _enforce(self) -> None:
+        """In a thread that is there before it is needed: ends the process when the time is over that the last signal
+        leaves.
+        """
+        seconds = self._ends_within.get()
+        with suppress(Empty):
+            while True:
+                seconds = self._ends_within.get(timeout=seconds)
+        _leave(self.received, self._again)
 
     async def _say_and_stop(self, stop: anyio.Event) -> None:
         await self._stop.wait()
@@ -98,7 +122,7 @@ class Signals:
         """SIGHUP, which a terminal sends when it is closed, ends only what has not begun."""
 
         def hang_up(number: int, _: FrameType | None) -> None:
-            if self._begun:
+            if self._begun and self._loop is not None:
                 self._loop.call_soon_threadsafe(
                     _log.warning, "the terminal is gone; kill %d stops the run", os.getpid()
                 )
@@ -130,15 +154,10 @@ def _handled_by(handler: _Handler, *numbers: signal.Signals) -> Iterator[None]:
             signal.signal(number, before[number])
 
 
-def _leave_soon(number: int) -> None:
-    """Ends the process even if the model's thread or the loop does not come back; what was committed is on disk."""
-    timer = threading.Timer(SECOND_SIGNAL_SECONDS, _leave, [number])
-    timer.daemon = True
-    timer.start()
-
-
-def _leave(number: int) -> NoReturn:
+def _leave(number: int, again: str = "") -> NoReturn:
+    """Ends the process now, whatever does not come back; what was written is on disk. Says so, and how to go on."""
+    words = "asyncgen: stopped" + (f"; go on with: {again}" if again else "")
     with suppress(OSError, ValueError):
         if select.select([], [_STDERR], [], 0)[1]:  # a terminal that is held would not let go of this
-            os.write(_STDERR, b"asyncgen: stopped\n")
+            os.write(_STDERR, f"{words}\n".encode(errors="backslashreplace"))
     os._exit(128 + number)

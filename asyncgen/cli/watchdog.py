@@ -1,30 +1,30 @@
 """Ends a run that has come to a standstill, saying where everything stands: nothing hangs for ever.
 
-What moves is seen on the event loop (``Watchdog.watch``); whether it still does is decided in a thread of its own, for
-the loop may be what hangs. Everything that was decided is committed within half a second of its writing, so nothing is
-lost by ending the process, whatever its threads are stuck in. One thing escapes it: code in C that keeps Python's lock
-stops this thread too.
+It counts, in a thread of its own, the time without a sign of life, from the first step of a run until its process has
+ended. While stories are made, what moves is seen on the event loop (``Watchdog.watch``), and whether it still does is
+decided in the thread, for the loop may be what hangs. Before and after that each step is a sign of life (``phase``), as
+is what the process reads and writes: a large model on a slow disk may take longer than the time that is allowed.
+
+Everything that was decided is committed within half a second of its writing, so nothing is lost by ending the process,
+whatever its threads are stuck in. One thing escapes it: code in C that keeps Python's lock stops this thread too.
 """
 
 from __future__ import annotations
 
 import asyncio
-import faulthandler
-import gc
 import logging
 import os
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Hashable
-from tempfile import TemporaryFile
-from types import AsyncGeneratorType
-from typing import Any
+from contextlib import suppress
+from pathlib import Path
 
 import anyio
 
-from asyncgen.bottleneck import bottleneck
-from asyncgen.dashboard import tell
+from asyncgen.bottleneck import SATURATED, bottleneck, since
+from asyncgen.cli.stacks import tasks, threads
+from asyncgen.dashboard import tell, terminals_held
 from asyncgen.metrics import Snapshot, Watched, duration
 
 _log = logging.getLogger(__name__)
@@ -35,83 +35,119 @@ STALLED = 75
 """Exit code: EX_TEMPFAIL of sysexits, try again."""
 LEAVING_SECONDS = 2.0
 """The process ends so long after it was found to stand still, at the latest."""
+ALIVE_BYTES = 1 << 20
+"""Bytes read and written that are a sign of life: more than looking at them and logging take."""
 _LOOKS = 40
 """Looks in the time that is allowed."""
 _LONGEST_PAUSE = 1.0
-_FRAMES, _WAITS = ("cr_frame", "ag_frame", "gi_frame"), ("cr_await", "ag_await", "gi_yieldfrom")
-"""What coroutines and generators tell of themselves."""
+_ENDING = "ending"
 
 
 class Watchdog:
-    """Allows a run ``seconds`` without progress; None any time."""
+    """Allows a run ``seconds`` without a sign of life; None any time."""
 
     def __init__(self, seconds: float | None, cancel: Callable[[], object], again: str) -> None:
         """``cancel``, which is called in a thread, asks the run to end; ``again`` is the command that goes on."""
         self._seconds, self._cancel, self._again = seconds, cancel, again
-        self._stood = 0.0
+        self._signs = 0
+        self._phase = "starting"
         self._seen: tuple[Snapshot, Snapshot] | None = None
-        """The run when it last moved, and when it was last looked at."""
+        """While stories are made: the run when it last moved, and when it was last looked at."""
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._over = threading.Event()
-        self.bit = False
-        """Whether the run stood still for too long."""
+        self._bitten = threading.Event()
 
-    async def watch(self, flow: Watched) -> None:
-        """Looks at ``flow`` until cancelled."""
+    @property
+    def bit(self) -> bool:
+        """Whether the run stood still for too long."""
+        return self._bitten.is_set()
+
+    def begin(self) -> None:
+        """Starts to count, until the process ends."""
         if self._seconds is None:
             return
-        pause = min(_LONGEST_PAUSE, self._seconds / _LOOKS)
-        self._loop = asyncio.get_running_loop()
-        thread = threading.Thread(target=self._guard, args=(self._seconds, pause), name="watchdog", daemon=True)
-        thread.start()
+        for work in (self._guard, self._end_by_force):
+            threading.Thread(target=work, args=(self._seconds,), name="asyncgen watchdog", daemon=True).start()
+
+    def phase(self, name: str = _ENDING) -> None:
+        """A sign of life: ``name`` is what is done next; the end of the process, unless told."""
+        self._phase = name
+        self._signs += 1
+        with suppress(RuntimeError):  # outside of the loop
+            self._loop = asyncio.get_running_loop()
+
+    async def watch(self, flow: Watched) -> None:
+        """Looks at ``flow``, which makes stories, until cancelled."""
+        if self._seconds is None:
+            return
+        pause = _pause(self._seconds)
+        self.phase("generating")
         before: Hashable = None
         try:
             while True:
                 snapshot = flow.snapshot()
                 if (now := _movement(snapshot)) != before or self._seen is None:
-                    before, self._stood, self._seen = now, 0.0, (snapshot, snapshot)
+                    before, self._seen = now, (snapshot, snapshot)
+                    self._signs += 1
                 self._seen = (self._seen[0], snapshot)
                 await anyio.sleep(pause)
         finally:
-            self._over.set()
+            self._seen = None
+            self.phase("ending the generation")
 
-    def _guard(self, seconds: float, pause: float) -> None:
-        """Counts the time without movement itself: a process that was stopped and goes on (Ctrl-Z, a container that is
-        paused) has stood still for no longer than a look or two.
+    def _guard(self, seconds: float) -> None:
+        """Counts the time without a sign of life itself: a process that was stopped and goes on (Ctrl-Z, a container
+        that is paused) has stood still for no longer than a look or two.
         """
+        pause = _pause(seconds)
+        stood, signs, moved = 0.0, -1, 0
         before = time.monotonic()
-        while not self._over.wait(pause):
+        while stood <= seconds:
+            time.sleep(pause)
             now = time.monotonic()
-            self._stood += min(now - before, 2 * pause)
+            stood += min(now - before, 2 * pause)
             before = now
-            if self._stood > seconds:
-                self._bite(seconds)
-                return
+            if self._signs != signs:
+                signs, stood = self._signs, 0.0
+            if self._seen is None and (total := _bytes_moved()) >= moved + ALIVE_BYTES:
+                moved, stood = total, 0.0
+            if self._phase == _ENDING and terminals_held():  # by a person, who reads the last words
+                stood = 0.0
+        self._bite(seconds)
 
     def _bite(self, seconds: float) -> None:
         """In the thread: says where everything stands and asks the run to end; the process ends in any case."""
-        self.bit = True
-        by_force = threading.Timer(LEAVING_SECONDS, os._exit, [STALLED])
-        by_force.daemon = True
-        by_force.start()  # first: whoever holds the terminal or the log may be what hangs
-        what = f"stalled: no token, verdict or record for {duration(seconds)} (watchdog)"
-        tell(f"{what}; this is where it stands:\n{_stacks()}{self._tasks()}{what}{self._who()}")
-        tell(f"stopped; what was decided is on disk; go on with: {self._again}")
-        _log.error("%s%s", what, self._who())
-        self._cancel()
+        self._bitten.set()  # first: whoever holds the terminal or the log may be what hangs
+        try:
+            what = f"{self._what(seconds)}{self._who()}"
+            tell(f"{what}; this is where it stands:\n{threads()}{tasks(self._loop)}{what}")
+            tell(f"stopped; what was decided is on disk; go on with: {self._again}")
+            _log.error("%s", what)
+        finally:
+            self._cancel()
+
+    def _end_by_force(self, _: float) -> None:
+        self._bitten.wait()
+        time.sleep(LEAVING_SECONDS)
+        os._exit(STALLED)
+
+    def _what(self, seconds: float) -> str:
+        if self._seen is None:
+            return f"stalled while {self._phase}: no sign of life for {duration(seconds)} (watchdog)"
+        return f"stalled: no token, verdict or record for {duration(seconds)} (watchdog)"
 
     def _who(self) -> str:
         """What limited the run while it stood still, if that can be told: nothing can where the loop itself hangs."""
-        if self._seen is None or self._seen[0] is self._seen[1]:
+        seen = self._seen
+        if seen is None or seen[0] is seen[1]:
             return ""
-        who = bottleneck(self._seen[1], self._seen[0])
+        if since(seen[1], seen[0]).busy >= SATURATED:
+            return "; the model was at work and gave nothing"
+        who = bottleneck(seen[1], seen[0])
         return f"; waiting for {who}" if who else ""
 
-    def _tasks(self) -> str:
-        """Where the tasks of the event loop wait, equal ones once; another thread's view, good enough for reading."""
-        assert self._loop is not None
-        places = Counter(_awaits(task) for task in asyncio.all_tasks(self._loop))
-        return "\n".join(f"{count} task{'s' * (count > 1)} at\n{place}" for place, count in places.items()) + "\n"
+
+def _pause(seconds: float) -> float:
+    return min(_LONGEST_PAUSE, seconds / _LOOKS)
 
 
 def _movement(snapshot: Snapshot) -> Hashable:
@@ -121,24 +157,11 @@ def _movement(snapshot: Snapshot) -> Hashable:
     return (*done, s.stopping, *s.depths.values(), *s.validator_calls.values())
 
 
-def _awaits(task: asyncio.Task[object]) -> str:
-    """Where a task waits, from its outermost coroutine to what that waits for in the end."""
-    lines = []
-    waits: Any = task.get_coro()
-    while waits is not None:
-        frame = next((f for name in _FRAMES if (f := getattr(waits, name, None)) is not None), None)
-        if frame is not None:
-            lines.append(f'  File "{frame.f_code.co_filename}", line {frame.f_lineno} in {frame.f_code.co_name}')
-        following = next((w for name in _WAITS if (w := getattr(waits, name, None)) is not None), None)
-        if following is None and frame is None:  # what ``anext`` gives knows its generator, and does not tell
-            following = next((each for each in gc.get_referents(waits) if isinstance(each, AsyncGeneratorType)), None)
-        waits = following
-    return "\n".join(lines)
-
-
-def _stacks() -> str:
-    """Where every thread is. By faulthandler, which takes no lock."""
-    with TemporaryFile("w+") as file:
-        faulthandler.dump_traceback(file, all_threads=True)
-        file.seek(0)
-        return file.read()
+def _bytes_moved() -> int:
+    """Bytes that this process has read and written so far, from a disk where files are mapped into memory, as weights
+    are; 0 where the system does not say.
+    """
+    with suppress(OSError, ValueError):
+        counts = dict(line.split(":") for line in Path("/proc/self/io").read_text(encoding="ascii").splitlines())
+        return sum(int(counts.get(name, "0")) for name in ("rchar", "wchar", "read_bytes"))
+    return 0

@@ -4,8 +4,8 @@
 ``views`` chooses among them. They only read snapshots.
 """
 
-from asyncgen.dashboard.patient import wait_for_terminals
+from asyncgen.dashboard.patient import terminals_held, wait_for_terminals
 from asyncgen.dashboard.screen import bars
 from asyncgen.dashboard.views import choose_view, plain_lines, progress, tell
 
-__all__ = ["bars", "choose_view", "plain_lines", "progress", "tell", "wait_for_terminals"]
+__all__ = ["bars", "choose_view", "plain_lines", "progress", "tell", "terminals_held", "wait_for_terminals"]

@@ -7,7 +7,7 @@ import threading
 from typing import TextIO
 from weakref import WeakSet
 
-__all__ = ["Patient", "wait_for_terminals"]
+__all__ = ["Patient", "terminals_held", "wait_for_terminals"]
 
 MOST = 1_000_000
 """Characters that may wait for a terminal; what is told beyond them is lost."""
@@ -99,6 +99,11 @@ class Patient:
 
 
 _patients: WeakSet[Patient] = WeakSet()
+
+
+def terminals_held() -> bool:
+    """Whether one of them has not taken everything yet."""
+    return any(each.held for each in list(_patients))
 
 
 def wait_for_terminals() -> None:

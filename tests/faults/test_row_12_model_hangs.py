@@ -56,26 +56,116 @@ def function(name: str, **settings: object) -> tuple[str, str]:
     return "--set", f"validation.functions=[{{function: 'f.py:{name}', timeout: 0.9{more}}}]"
 
 
-@pytest.mark.parametrize("kind", ["python", "c"])
-def test_a_model_that_hangs_ends_the_run_and_the_next_one_goes_on(tmp_path: Path, kind: str) -> None:
-    arguments = ["run", *ECHO, "--set", "generation.batch_size=4", "--set", "watchdog=1", "--num-stories", "40"]
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.faults.hanging", *arguments],
-        cwd=tmp_path,
-        env=environment(ASYNCGEN_HANG=f"{kind}:6"),
+def hanging(folder: Path, hang: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """A run in which that hangs."""
+    return subprocess.run(
+        [sys.executable, "-m", "tests.faults.hanging", "run", "--set", "watchdog=1", *options],
+        cwd=folder,
+        env=environment(ASYNCGEN_HANG=hang),
         capture_output=True,
         text=True,
         timeout=100,
         check=False,
     )
+
+
+@pytest.mark.parametrize("kind", ["python", "c"])
+def test_a_model_that_hangs_ends_the_run_and_the_next_one_goes_on(tmp_path: Path, kind: str) -> None:
+    options = (*ECHO, "--set", "generation.batch_size=4", "--num-stories", "40")
+    done = hanging(tmp_path, f"step:{kind}:6", *options)
     assert done.returncode == 75, done.stderr
-    assert "stalled: no token, verdict or record for 1.0 s" in done.stderr
+    assert "stalled: no token, verdict or record for 1.0 s (watchdog); the model was at work and gave nothing" in (
+        done.stderr
+    )
     assert "anyio/_backends/_asyncio.py" in done.stderr, "the thread that hangs is shown"
     made = records(tmp_path / "stories.jsonl")
     assert 0 < len(made) <= 20
-    done = asyncgen(*arguments, cwd=tmp_path)
+    done = asyncgen("run", *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert records(tmp_path / "stories.jsonl")[: len(made)] == made
+
+
+def test_a_model_that_hangs_while_it_is_loaded(tmp_path: Path) -> None:
+    done = hanging(tmp_path, "load:c:1", "--set", "backend.kind=static")
+    assert done.returncode == 75, done.stderr
+    assert "stalled while loading the model: no sign of life for 1.0 s (watchdog)" in done.stderr
+    assert "in load" in done.stderr
+    assert "go on with: python -m tests.faults.hanging" not in done.stderr
+    assert "stopped; what was decided is on disk; go on with: " in done.stderr
+
+
+def test_a_disk_that_hangs_when_the_output_is_closed(tmp_path: Path) -> None:
+    done = hanging(tmp_path, "fsync:python:1", *ECHO, "--num-stories", "4")
+    assert done.returncode == 75, done.stderr
+    assert "stalled while closing the output: no sign of life for 1.0 s (watchdog)" in done.stderr
+    assert "thread asyncgen-output" in done.stderr
+    assert len(records(tmp_path / "stories.jsonl")) == 4
+    assert asyncgen("run", *ECHO, "--num-stories", "4", cwd=tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "phase"),
+    [
+        ("time.sleep(600)", "opening the sources"),
+        ("atexit.register(time.sleep, 600)", "ending"),
+        ("CLEANING = 600", "closing the sources"),
+    ],
+)
+def test_code_that_hangs_before_or_after_the_generating(tmp_path: Path, code: str, phase: str) -> None:
+    (tmp_path / "s.py").write_text(f"""\
+import atexit, time
+
+CLEANING = 0
+{code}
+
+async def prompts(start: int):
+    try:
+        for number in range(start, 99):
+            yield f"prompt {{number}}"
+    finally:
+        time.sleep(CLEANING)
+""")
+    source = ("--set", "sources=[{kind: python, function: 's.py:prompts'}]", "--set", "validation.enabled=false")
+    done = asyncgen("run", *ECHO, "--set", "watchdog=1", *source, "--num-stories", "4", cwd=tmp_path)
+    assert done.returncode == 75, done.stderr
+    assert f"stalled while {phase}: no sign of life for 1.0 s (watchdog)" in done.stderr
+    assert "s.py" in done.stderr or "ending" in phase, "what hangs is shown"
+    assert "Traceback" not in done.stderr
+    if "opening" not in phase:
+        assert len(records(tmp_path / "stories.jsonl")) == 4
+
+
+def test_who_reads_has_not_stood_still(tmp_path: Path) -> None:
+    """A large model on a slow disk, say."""
+    (tmp_path / "f.py").write_text("""\
+import time
+
+with open("/dev/zero", "rb") as disk:
+    for _ in range(12):
+        time.sleep(0.3)
+        disk.read(2_000_000)
+
+async def check(text):
+    return None
+""")
+    check = ("--set", "validation.functions=[{function: 'f.py:check', timeout: 0.9}]")
+    done = asyncgen("run", *ECHO, "--set", "watchdog=1", *check, "--num-stories", "4", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_where_it_stands_is_told_even_if_no_file_can_be_opened(tmp_path: Path) -> None:
+    (tmp_path / "f.py").write_text("""\
+import resource, time
+
+async def check(text):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    time.sleep(600)
+""")
+    check = ("--set", "validation.functions=[{function: 'f.py:check', timeout: 0.9}]")
+    done = asyncgen("run", *ECHO, "--set", "watchdog=1", *check, "--num-stories", "4", cwd=tmp_path)
+    assert done.returncode == 75, done.stderr
+    assert "line 5 in check" in done.stderr
+    assert "go on with" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["sleeps", "spins", "in_c"])
