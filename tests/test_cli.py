@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -150,71 +148,6 @@ def test_sources_that_end_are_exit_5_and_go_on_when_they_grow(tmp_path: Path) ->
     done = asyncgen("run", "c.yaml", "--set", "num_stories=null", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert stories(tmp_path / "stories.jsonl") == list(range(20))
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_the_first_signal_finishes_and_commits(tmp_path: Path, number: signal.Signals, code: int) -> None:
-    flags = (*ECHO, "--set", "backend.seconds_per_batch=0.1", "--num-stories", "400", "--output-path", "s.jsonl")
-    run = start("run", *flags, cwd=tmp_path)
-    _wait_for_lines(tmp_path / "s.jsonl", 16)
-    run.send_signal(number)
-    _, messages = run.communicate(timeout=60)
-    assert run.returncode == code, messages
-    assert f"go on with: python -m asyncgen run {shlex.join(flags)}" in messages
-    assert "Traceback" not in messages
-    count = len(stories(tmp_path / "s.jsonl"))
-    assert stories(tmp_path / "s.jsonl") == list(range(count))
-    assert '"state": "stopped"' in (tmp_path / "s.run.json").read_text()
-    whole = tmp_path / "whole.jsonl"
-    asyncgen("run", *flags[:2], "--num-stories", "400", "--output-path", whole, cwd=tmp_path)
-    assert asyncgen("run", *flags[:2], "--num-stories", "400", "--output-path", "s.jsonl", cwd=tmp_path).returncode == 0
-    assert records(tmp_path / "s.jsonl") == records(whole)
-
-
-def test_the_second_signal_stops_at_once_with_valid_files(tmp_path: Path) -> None:
-    flags = (*ECHO, "--set", "backend.seconds_per_batch=30", "--num-stories", "400", "--output-path", "s.jsonl")
-    run = start("run", *flags, cwd=tmp_path)
-    _wait_for((tmp_path / "s.run.json").exists)
-    time.sleep(0.5)
-    run.send_signal(signal.SIGINT)
-    time.sleep(0.3)
-    assert run.poll() is None, "the first signal waits for the batch"
-    run.send_signal(signal.SIGINT)
-    began = time.monotonic()
-    _, messages = run.communicate(timeout=60)
-    assert time.monotonic() - began < 10  # promised is one second; ten times that on a noisy machine
-    assert run.returncode == 130, messages
-    assert "Traceback" not in messages
-    assert "stopped: 0 of 400 stories" in messages
-    assert f"stories   {tmp_path / 's.jsonl'}" in messages
-    assert stories(tmp_path / "s.jsonl") == []
-
-
-@pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-", "2>/dev/full", "2>&1 | head -c 1"])
-def test_nobody_listening_does_not_end_a_run(tmp_path: Path, closed: str) -> None:
-    settings = "--set 'backend={kind: echo, seconds_per_batch: 0.02}' --num-stories 40"
-    command = f"{sys.executable} -m asyncgen run {settings} {closed}"
-    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], cwd=tmp_path, env=environment(), check=False)
-    assert done.returncode == 0
-    assert len(stories(tmp_path / "stories.jsonl")) == 40
-
-
-def test_an_interrupt_at_any_moment_of_the_start_leaves_no_traceback(tmp_path: Path) -> None:
-    flags = (*ECHO, "--set", "backend.seconds_per_batch=0.05", "--num-stories", "4000")
-    ours = 0
-    for moment in range(3, 60, 2):
-        run = start("run", *flags, cwd=tmp_path)
-        time.sleep(moment / 100)
-        run.send_signal(signal.SIGINT)
-        _, messages = run.communicate(timeout=60)
-        if "Traceback" in messages and "in main" not in messages:
-            continue  # before main() is entered, an interrupt is Python's own business
-        if run.returncode == -signal.SIGINT and not messages:
-            continue  # before Python's first
-        ours += 1
-        assert "Traceback" not in messages
-        assert run.returncode == 130, messages
-    assert ours > 5
 
 
 def test_where_rejects_would_go_is_no_output(tmp_path: Path) -> None:

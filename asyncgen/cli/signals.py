@@ -54,7 +54,7 @@ class Signals:
         self.received = 0
         """The first one's number; 0 if there was none."""
         self.count = 0
-        self._begun = False
+        self._begun = self._over = False
         self._ends_within: SimpleQueue[float] = SimpleQueue()  # a queue that signal handlers may use
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: anyio.Event
@@ -71,12 +71,16 @@ class Signals:
         self._stop, self._cancel = anyio.Event(), anyio.Event()
         stop = anyio.Event()
         result: _T | None = None
-        with single_cause(), _handled_by(self._receive, signal.SIGINT, signal.SIGTERM), self._hang_up_survived():
-            async with anyio.create_task_group() as group:
-                group.start_soon(self._say_and_stop, stop)
-                group.start_soon(self._cancel_all, group.cancel_scope)
-                result = await work(stop)
-                group.cancel_scope.cancel()
+        _handle(self._receive, signal.SIGINT, signal.SIGTERM)  # to the end of the process, which may take a while
+        try:
+            with single_cause(), self._hang_up_survived():
+                async with anyio.create_task_group() as group:
+                    group.start_soon(self._say_and_stop, stop)
+                    group.start_soon(self._cancel_all, group.cancel_scope)
+                    result = await work(stop)
+                    group.cancel_scope.cancel()
+        finally:
+            self._over = True
         return result
 
     def cancel(self) -> None:
@@ -89,7 +93,9 @@ class Signals:
         assert self._loop is not None
         self.received = self.received or number
         self.count += 1 if self._begun or self.count else _CANCEL
-        if self.count == _STOP:
+        if self._over:
+            _leave(self.received, self._again)
+        elif self.count == _STOP:
             self._ends_within.put(self._drain_timeout + GRACE_SECONDS)
             self._loop.call_soon_threadsafe(self._stop.set)
         elif self.count == _CANCEL:
@@ -129,29 +135,24 @@ class Signals:
             else:
                 _leave(number)
 
-        with _handled_by(hang_up, signal.SIGHUP):
+        before = signal.getsignal(signal.SIGHUP)
+        _handle(hang_up, signal.SIGHUP)
+        try:
             yield
+        finally:
+            signal.signal(signal.SIGHUP, before)
 
 
 def stop_when_told() -> None:
     """From now on SIGINT and SIGTERM end the process at once, saying so. For commands with nothing to finish."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, lambda received, _: _leave(received))
+    _handle(lambda number, _: _leave(number), signal.SIGINT, signal.SIGTERM)
 
 
-@contextmanager
-def _handled_by(handler: _Handler, *numbers: signal.Signals) -> Iterator[None]:
+def _handle(handler: _Handler, *numbers: signal.Signals) -> None:
     """These signals go to ``handler``, but those that whoever started the program wants ignored, as nohup does."""
-    before = {number: signal.getsignal(number) for number in numbers}
-    heard = [number for number in numbers if before[number] is not signal.SIG_IGN]
-    for number in heard:
-        signal.signal(number, handler)
-    try:
-        yield
-    finally:
-        for number in heard:
-            signal.signal(number, before[number])
+    for number in numbers:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def _leave(number: int, again: str = "") -> NoReturn:

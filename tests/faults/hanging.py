@@ -5,7 +5,7 @@ stops for ten minutes
     load    while the model is loaded
     fsync   when the output is closed
 
-by a call of KIND: ``python``, or ``c``, in which no handler of a signal runs.
+by a call of KIND: ``python``, or ``c``; or, KIND ``slow``, only for three seconds.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from asyncgen.backends import echo
 from asyncgen.cli import main
 from asyncgen.output.writer import Output
 
-KINDS = {"python": partial(time.sleep, 600), "c": partial(ctypes.CDLL(None).sleep, 600)}
+KINDS = {"python": partial(time.sleep, 600), "c": partial(ctypes.CDLL(None).sleep, 600), "slow": partial(time.sleep, 3)}
 
 
 def hang_in_step(kind: str, batch: int) -> None:
