@@ -22,6 +22,8 @@ HOPELESS_AFTER = 200
 
 BROKEN_SHARE = 0.5
 """Share of these above which errors, as against reasons, end the run: a model or a machine is broken."""
+ENOUGH = 20
+"""Decided indices of which that can be told at the end of a run that has no more."""
 
 FIRST_LOOK = 25
 WORRYING = 20
@@ -116,6 +118,11 @@ class Ordering:
         return self._counts["rejected"] + self._counts["failed"], len(self._recent)
 
     @property
+    def broken(self) -> bool:
+        """Whether most of the last indices failed with errors, at the end of a run, where they may be few."""
+        return len(self._recent) >= ENOUGH and self._counts["failed"] / len(self._recent) > BROKEN_SHARE
+
+    @property
     def stops_at(self) -> int:
         """Rejections among the last ``HOPELESS_AFTER`` indices that make a run hopeless; 0 if none do."""
         least = next(n for n in range(HOPELESS_AFTER + 2) if n / HOPELESS_AFTER > self._config.max_rejection_rate)
@@ -144,12 +151,14 @@ class Ordering:
         return self._record(verdict)
 
     def _note(self, outcome: _Outcome) -> None:
-        """Adds an outcome to the last ones, and sees whether these should end the run."""
+        """Adds an outcome to the last ones, and sees whether these should end the run. One that has what it wants is
+        at its end.
+        """
         if len(self._recent) == HOPELESS_AFTER:
             self._counts[self._recent.popleft()] -= 1
         self._recent.append(outcome)
         self._counts[outcome] += 1
-        if outcome == "accepted":
+        if self._config.num_stories is not None and self.accepted >= self._config.num_stories:
             return
         self._worried = self._worried or _rejected_of_late(self._recent) >= WORRYING
         if len(self._recent) == HOPELESS_AFTER:

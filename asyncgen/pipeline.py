@@ -44,7 +44,7 @@ from asyncgen.validators import BUILT_IN, Functions, Validators, fingerprint64
 
 _log = logging.getLogger(__name__)
 
-__all__ = ["Flow", "Sink", "seen_before", "too_few_prompts"]
+__all__ = ["Flow", "Sink", "seen_before", "too_few_prompts", "used_up"]
 
 GROUP = 32
 """Prompts planned and prepared at a time."""
@@ -117,8 +117,8 @@ class Flow:
     async def run(self, sink: Sink) -> None:
         """Runs all stages until the goal is reached, the sources end, ``stop`` is called or something fails.
 
-        Raises TooManyRejections, or SourcesEnded if the sources gave fewer than ``num_stories`` accepted stories, or
-        what a stage or the sink raised.
+        Raises TooManyRejections; TooManyFailures, also at the end of the sources; SourcesEnded if these gave fewer than
+        ``num_stories`` accepted stories; or what a stage or the sink raised.
         """
         refusals = self._completions.clone()
         with (
@@ -295,7 +295,7 @@ class Flow:
                 self._tell(self._worry())
             if decisions.failing:
                 raise TooManyFailures(
-                    f"{self.ordering.failures()}; most frequent reasons: {_most_frequent(self.metrics)}",
+                    self._failures(),
                     hint="what was decided is on disk; mend the cause, and the same run goes on from there",
                 )
             if decisions.hopeless:
@@ -304,6 +304,9 @@ class Flow:
                     f"most frequent reasons: {_most_frequent(self.metrics)}",
                     hint=_MEND if self.ordering.accepted else _MEND_AND_BEGIN_ANEW,
                 )
+
+    def _failures(self) -> str:
+        return f"{self.ordering.failures()}; most frequent reasons: {_most_frequent(self.metrics)}"
 
     def _worry(self) -> str:
         """That the run may be hopeless, in words, long before it stops for that."""
@@ -353,7 +356,11 @@ class Flow:
     def _check_end(self) -> None:
         if self.source_failure is not None:
             raise self.source_failure
-        if self.sources_ended and not self.stopped and not self.complete:
+        if not self.sources_ended or self.stopped or self.window.reached:
+            return
+        if self.ordering.broken:
+            raise used_up(self._failures())
+        if not self.complete:
             raise too_few_prompts(self.window.decided, self.window.accepted, self.config)
 
     def snapshot(self) -> Snapshot:
@@ -414,6 +421,14 @@ def too_few_prompts(prompts: int, accepted: int, config: Config) -> SourcesEnded
     return SourcesEnded(
         f"the sources ended after {prompts} prompts: {accepted} of {config.num_stories} stories accepted",
         hint="add prompts to the source, or lower num_stories",
+    )
+
+
+def used_up(failures: str) -> TooManyFailures:
+    """The error for prompts of which most failed with errors, where no more come."""
+    return TooManyFailures(
+        failures,
+        hint="the prompts are used up: mend the cause and give another output_path, or add prompts to go on with",
     )
 
 

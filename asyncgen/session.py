@@ -33,7 +33,7 @@ from asyncgen.output import (
     open_output,
     peek,
 )
-from asyncgen.pipeline import Flow, seen_before, too_few_prompts
+from asyncgen.pipeline import Flow, seen_before, too_few_prompts, used_up
 from asyncgen.prompts import End, input_files, open_source
 from asyncgen.report import Outcome, Report
 from asyncgen.room import check_room
@@ -46,6 +46,7 @@ _T = TypeVar("_T")
 __all__ = ["Notice", "Resume", "check_resume", "finished_on_disk", "progress_on_disk", "run"]
 
 _ENDED = "sources ended"
+_BROKEN = "ended by errors"
 _OUTCOMES: dict[type[RunStopped], Outcome] = {
     SourcesEnded: "sources ended",
     TooManyFailures: "too many failures",
@@ -155,9 +156,9 @@ class _Session:
                 raise
             watchers.cancel_scope.cancel()
         self._phase("closing the output")
-        if flow.complete:
-            await output.close("complete")
-        return _report("complete" if flow.complete else "stopped", flow.snapshot(), output, self.told)
+        if not flow.complete:
+            return _report("stopped", flow.snapshot(), output, self.told)
+        return await _complete(output, flow.snapshot(), self.told)
 
     async def _opened(self, what: str, opening: str, opened: AbstractAsyncContextManager[_T]) -> _T:
         self._phase(f"{opening} {what}")
@@ -222,13 +223,18 @@ def _tell_how_it_goes_on(config: Config, output: Output, tell: Notice) -> None:
 
 async def _run_and_describe(flow: Flow, output: Output) -> None:
     """Runs the flow; however it ends, the manifest tells what this session measured."""
+    before, broken = output.start, None
     try:
         await flow.run(output.write)
+    except TooManyFailures as error:
+        broken = error.message
+        raise
     finally:
         s = flow.snapshot()
         output.describe(
             {
                 MAY_BE_MENDED: flow.to_mend or None,
+                _BROKEN: broken or (output.facts.get(_BROKEN) if output.start == before else None),
                 "last session": {
                     "stories": s.new,
                     "attempts": s.attempts,
@@ -315,12 +321,21 @@ async def _nothing_to_come(config: Config, output: Output, told: Sequence[str]) 
     """The end of a run that has its stories already, or whose sources have no prompt after those on disk."""
     if output.complete:
         return _report("complete", _at_rest(config, output), output, told)
-    if config.num_stories is None:
-        await output.close("complete")
-        return _report("complete", _at_rest(config, output), output, told)
+    if config.num_stories is None or output.facts.get(_BROKEN):
+        return await _complete(output, _at_rest(config, output), told)
     error = too_few_prompts(output.start, output.accepted, config)
     error.report = _report("sources ended", _at_rest(config, output), output, told)
     raise error
+
+
+async def _complete(output: Output, snapshot: Snapshot, told: Sequence[str]) -> Report:
+    """The end of a run that has all there is, unless most of that were errors, in an earlier session too."""
+    if broken := output.facts.get(_BROKEN):
+        error = used_up(str(broken))
+        error.report = _report("too many failures", snapshot, output, told)
+        raise error
+    await output.close("complete")
+    return _report("complete", snapshot, output, told)
 
 
 def _at_rest(config: Config, output: Output) -> Snapshot:

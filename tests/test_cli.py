@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.programs import ECHO, ROOT, asyncgen, environment, records, start, without_torch
+from tests.programs import ECHO, ROOT, asyncgen, records, without_torch
 
 CONVERSATION = '[{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]'
 

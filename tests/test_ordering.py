@@ -6,7 +6,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncgen.config import Config, Generation
@@ -32,6 +32,7 @@ def ordering(config: Config, start: int = 0) -> Ordering:
     return Ordering(config, is_new, start=start)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.booleans()), max_size=80), st.integers(0, 2**32))
 def test_records_come_in_index_order_whatever_the_order_of_verdicts(plan: list[tuple[str, bool]], seed: int) -> None:
     config = Config(max_attempts=2, max_rejection_rate=1.0)
@@ -94,6 +95,7 @@ def test_nothing_is_tried_again_where_it_could_not_differ() -> None:
     assert next_attempt(verdict(0, "x", accepted=False), Config(generation=Generation(temperature=0))) is None
 
 
+@settings(deadline=None)
 @given(st.integers(0, 60))
 def test_a_hopeless_run_stops_at_the_same_index_however_verdicts_are_grouped(step: int) -> None:
     config = Config(max_attempts=1, max_rejection_rate=0.5)
@@ -115,6 +117,7 @@ def failed(index: int, reason: FinishReason = "error") -> Verdict:
     return Verdict(completion, ("it broke",), 0.0, 0)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 60))
 def test_errors_end_a_run_that_reasons_would_not_end(step: int) -> None:
     order = ordering(Config(max_rejection_rate=1.0))
@@ -129,6 +132,21 @@ def test_errors_end_a_run_that_reasons_would_not_end(step: int) -> None:
     assert order.failures() == "101 of the last 200 prompts ended with an error instead of a text"
 
 
+def test_the_last_of_two_hundred_may_be_an_accepted_one() -> None:
+    """101 failed and 99 accepted, in turns: what comes after them might never tip the scales."""
+    verdicts = [failed(i) if i % 2 == 0 or i == 1 else verdict(i, str(i)) for i in range(400)]
+    order = ordering(Config(max_rejection_rate=1.0))
+    decisions = order.add(verdicts)
+    assert (len(decisions.records), decisions.failing) == (HOPELESS_AFTER, True)
+
+
+def test_a_run_that_has_what_it_wants_is_neither_hopeless_nor_broken() -> None:
+    config = Config(num_stories=10, max_rejection_rate=0.5)
+    order = ordering(config)
+    decisions = order.add([verdict(i, str(i)) if i >= 190 else failed(i) for i in range(200)])
+    assert (order.accepted, decisions.hopeless, decisions.failing) == (10, False, False)
+
+
 @pytest.mark.parametrize("reason", ["refused", "stop"])
 def test_other_rejections_are_no_errors(reason: FinishReason) -> None:
     order = ordering(Config(max_rejection_rate=1.0))
@@ -136,6 +154,10 @@ def test_other_rejections_are_no_errors(reason: FinishReason) -> None:
     assert (len(decisions.records), decisions.failing) == (400, False)
 
 
-def test_a_short_run_has_no_last_two_hundred() -> None:
-    decisions = ordering(Config(max_rejection_rate=1.0)).add([failed(i) for i in range(HOPELESS_AFTER - 1)])
-    assert (len(decisions.records), decisions.failing) == (HOPELESS_AFTER - 1, False)
+@pytest.mark.parametrize(
+    ("count", "failing", "broken"), [(199, 100, True), (20, 11, True), (20, 10, False), (19, 19, False)]
+)
+def test_a_short_run_is_judged_at_its_end(count: int, failing: int, broken: bool) -> None:
+    order = ordering(Config(max_rejection_rate=1.0))
+    decisions = order.add([failed(i) if i < failing else verdict(i, str(i)) for i in range(count)])
+    assert (len(decisions.records), decisions.failing, order.broken) == (count, False, broken)

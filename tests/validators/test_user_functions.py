@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import anyio
@@ -15,35 +12,16 @@ import anyio.lowlevel
 import pytest
 from blockbuster import blockbuster_ctx
 
-import asyncgen
 from asyncgen.config import Config
-from asyncgen.errors import ConfigError, TooManyRejections
-from asyncgen.functions import find_function
+from asyncgen.errors import ConfigError
 from asyncgen.records import Rejection
 from asyncgen.validators import open_validators, validator_files
 from tests.flows import Record, config_for, decide, flow_for, texts
 from tests.programs import asyncgen as program
 from tests.programs import records
+from tests.validators.making import asking, checks, refused
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_thread_of_ours_is_left")]
-
-
-def checks(folder: Path, code: str) -> tuple[Path, ModuleType]:
-    """A file with such code in it, and the module that it is once it is loaded."""
-    path = folder / "checks.py"
-    path.write_text(f"import anyio, threading, time\n{code}")
-    return path, sys.modules[find_function(f"{path}:check", "here").__module__]
-
-
-def asking(path: Path, *, each: dict[str, Any] | None = None, **changes: object) -> Config:
-    """A run on ``echo`` that asks ``check`` of a file."""
-    validation: dict[str, Any] = {"functions": [{"function": f"{path}:check", **(each or {})}]}
-    settings: dict[str, object] = {"num_stories": None, "max_attempts": 1, "validation": validation}
-    return config_for(**(settings | changes))
-
-
-def refused(found: Sequence[Record]) -> dict[int, str]:
-    return {record.index: record.reasons[-1][0] for record in found if isinstance(record, Rejection)}
 
 
 async def test_async_calls_overlap_up_to_the_stated_number(tmp_path: Path) -> None:
@@ -131,180 +109,6 @@ async def check(completion):
     with anyio.fail_after(20):
         found = await decide(asking(path, each={"concurrency": 2}), prompts=100)
     assert [record.index for record in found] == list(range(100))
-
-
-@pytest.mark.parametrize("word", ["async def", "def"])
-async def test_one_that_hangs_costs_its_own_text_only(tmp_path: Path, word: str) -> None:
-    wait = "await anyio.sleep_forever()" if word == "async def" else "go.wait()"
-    path, module = checks(
-        tmp_path, f"go = threading.Event()\n{word} check(c):\n    if c.prompt.index == 7:\n        {wait}"
-    )
-    with anyio.fail_after(60):
-        found = await decide(asking(path, each={"timeout": 1, "name": "my check"}), prompts=40)
-    assert refused(found) == {7: "my check: took longer than 1 s"}
-    module.go.set()
-    _join_checks()
-
-
-async def test_one_call_in_a_hundred_that_raises_costs_its_own_text_only(tmp_path: Path) -> None:
-    path, _ = checks(
-        tmp_path,
-        """
-async def check(completion):
-    if completion.prompt.index % 100 == 7 and completion.prompt.attempt == 1:
-        raise ValueError("no \\n idea")
-""",
-    )
-    found = await decide(asking(path), prompts=300)
-    assert refused(found) == dict.fromkeys((7, 107, 207), "check: raised ValueError: no idea (checks.py:5)")
-    again = await decide(asking(path, max_attempts=2), prompts=300)
-    assert not refused(again), "it is tried again like any other"
-
-
-@pytest.mark.parametrize("word", ["async def", "def"])
-async def test_one_that_always_raises_stops_the_run_and_keeps_what_was_decided(tmp_path: Path, word: str) -> None:
-    path, _ = checks(tmp_path, f"{word} check(c):\n    if c.prompt.index >= 100:\n        raise OSError('gone')")
-    config = asking(path, num_stories=5000).model_copy(update={"output_path": tmp_path / "s.jsonl"})
-    with (
-        anyio.fail_after(60),
-        pytest.raises(TooManyRejections, match=r"'check' failed in \d+ of its last \d+") as caught,
-    ):
-        await asyncgen.run(config)
-    assert "the last one raised OSError: gone" in str(caught.value)
-    assert isinstance(caught.value.__cause__, OSError)
-    assert caught.value.report.outcome == "too many rejections"
-    kept = [record["metadata"]["index"] for record in records(tmp_path / "s.jsonl")]
-    assert kept == list(range(len(kept))), "what was decided, without a gap"
-    assert 0 < len(kept) <= 100
-
-
-async def test_a_call_left_behind_ends_no_run_however_few_may_be_under_way(tmp_path: Path) -> None:
-    path, module = checks(
-        tmp_path,
-        """
-hangs, go = threading.Event(), threading.Event()
-
-def check(completion):
-    if hangs.is_set():  # another call goes on, so this one ends it
-        go.set()
-    elif completion.prompt.index == 7:
-        hangs.set()
-        go.wait()
-""",
-    )
-    with anyio.fail_after(60):
-        found = await decide(asking(path, each={"timeout": 1, "concurrency": 1}), prompts=40)
-    assert refused(found) == {7: "check: took longer than 1 s"}
-    assert module.go.is_set()
-    _join_checks()
-
-
-async def test_texts_wait_for_calls_left_behind_when_there_are_too_many(tmp_path: Path) -> None:
-    path, module = checks(
-        tmp_path,
-        """
-first, go = set(), threading.Event()
-
-def check(completion):
-    if len(first) < 4:
-        first.add(completion.prompt.index)
-        go.wait()
-""",
-    )
-    found: list[Record] = []
-
-    async def sink(group: Sequence[Record]) -> None:
-        found.extend(group)
-
-    with anyio.fail_after(60):
-        config = asking(path, each={"timeout": 3, "concurrency": 4})
-        async with flow_for(config, prompts=40) as flow, anyio.create_task_group() as group:
-            group.start_soon(flow.run, sink)
-            while flow.snapshot().reasons.get("check", 0) < 4:
-                await anyio.lowlevel.checkpoint()
-            await anyio.sleep(0.2)  # nobody can be asked, and the run waits
-            module.go.set()
-    assert len(found) == 40
-    assert refused(found) == dict.fromkeys(sorted(module.first), "check: took longer than 3 s")
-    _join_checks()
-
-
-@pytest.mark.parametrize(("concurrency", "calls"), [(1, "4"), (6, r"(6|7|8|9|10|11)")])
-async def test_plain_calls_that_never_end_are_not_piled_up(tmp_path: Path, concurrency: int, calls: str) -> None:
-    path, module = checks(tmp_path, "go = threading.Event()\ndef check(c): go.wait()")
-    config = asking(path, each={"timeout": 0.05, "concurrency": concurrency}, num_stories=5000)
-    with (
-        anyio.fail_after(60),
-        pytest.raises(TooManyRejections, match=rf"'check' has {calls} calls that took longer"),
-    ):
-        await decide(config)
-    module.go.set()
-    _join_checks()
-
-
-@pytest.mark.parametrize("word", ["async def", "def"])
-async def test_cancelling_leaves_nothing_that_waits(tmp_path: Path, word: str) -> None:
-    wait = "await anyio.sleep_forever()" if word == "async def" else "go.wait()"
-    path, module = checks(tmp_path, f"now, go = [], threading.Event()\n{word} check(c):\n    now.append(c)\n    {wait}")
-
-    async def sink(_: Sequence[Record]) -> None:
-        raise AssertionError("nothing can be decided")
-
-    with anyio.fail_after(20):
-        async with flow_for(asking(path)) as flow, anyio.create_task_group() as group:
-            group.start_soon(flow.run, sink)
-            while len(module.now) < 16:
-                await anyio.lowlevel.checkpoint()
-            assert flow.snapshot().depths["judging"] == 16
-            group.cancel_scope.cancel()
-        assert flow.snapshot().depths["judging"] == 0
-    module.go.set()
-    _join_checks()
-
-
-def test_a_call_that_never_ends_does_not_keep_the_process_from_ending(tmp_path: Path) -> None:
-    checks(tmp_path, "def check(c):\n    if c.prompt.index == 3 and c.prompt.attempt == 1: time.sleep(3600)")
-    (tmp_path / "c.yaml").write_text(
-        "backend: {kind: echo}\nvalidation: {functions: [{function: checks.py:check, timeout: 1}]}\n"
-    )
-    done = program("run", "c.yaml", "--num-stories", "20", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    manifest = json.loads((tmp_path / "stories.run.json").read_text())
-    assert manifest["facts"]["last session"]["refused attempts"] == {"check": 1}
-
-
-@pytest.mark.parametrize(
-    ("body", "said"),
-    [
-        ("return {}", "returned dict; allowed is"),
-        ("raise KeyError", "raised KeyError"),
-        ("raise SystemExit(3)", "raised SystemExit"),
-        ("raise KeyboardInterrupt", "raised KeyboardInterrupt"),
-        ("raise GeneratorExit", "raised GeneratorExit"),
-        ("raise BaseExceptionGroup('two', [SystemExit(1), KeyError()])", "raised BaseExceptionGroup: two"),
-        ("return Odd('too sad')", "too sad"),
-        ("return [Odd('too sad')]", "too sad"),
-        ("raise Mute", "raised Mute"),
-        ("raise Mute(Odd('sad'))", "raised Mute"),
-        ("import asyncio; raise asyncio.CancelledError", "raised CancelledError"),
-        ("return 7", "returned 7; a score"),
-        ("return False", "refused"),
-        ("return ['too sad', 'too wet']", "too sad"),
-    ],
-)
-@pytest.mark.parametrize("word", ["async def", "def"])
-async def test_whatever_it_does_is_a_reason(tmp_path: Path, word: str, body: str, said: str) -> None:
-    path, _ = checks(
-        tmp_path,
-        f"class Mute(BaseException):\n    def __str__(self): raise SystemExit\n"
-        f"class Odd(str):\n    def strip(self): raise SystemExit\n    __len__ = __format__ = __str__ = strip\n"
-        f"{word} check(c):\n"
-        f"    if c.prompt.index == 2:\n        {body}",
-    )
-    with anyio.fail_after(20):
-        found = await decide(asking(path), prompts=20)
-    assert list(refused(found)) == [2]
-    assert refused(found)[2].startswith(f"check: {said}")
 
 
 @pytest.mark.parametrize("word", ["async def", "def"])
@@ -465,9 +269,3 @@ def test_inputs_are_the_code_and_the_name_but_no_path(tmp_path: Path) -> None:
         "validation.functions[1]": Path(programs.__file__),
         "validation.functions[1].name": "tests.programs:start",
     }
-
-
-def _join_checks() -> None:
-    for thread in threading.enumerate():
-        if thread.name.startswith("asyncgen validator"):
-            thread.join(20)
