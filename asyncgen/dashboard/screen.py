@@ -36,6 +36,8 @@ def bars(out: TextIO) -> View:
     """A bar of accepted stories and lines of figures, drawn four times a second."""
 
     async def watch(flow: Watched) -> None:
+        # The first lock that tqdm makes imports multiprocessing, which reads files.
+        await anyio.to_thread.run_sync(tqdm.get_lock, limiter=anyio.CapacityLimiter(1))
         screen = Screen(out, flow.snapshot())
         try:
             while True:

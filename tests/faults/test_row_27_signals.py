@@ -154,8 +154,8 @@ def test_at_random_moments_exit_codes_are_right_and_the_files_hold(tmp_path: Pat
         signals = PLANS[trial % len(PLANS)]
         code, messages = interrupted(arguments, tmp_path, signals, rng)
         _, *more = told = [number for number in signals if number != HUP]
-        # Of two that come together either may be the first. A hang-up ends what has not begun. A further signal may come
-        # when Python itself has let go of them, and the system ends the process: to a shell, that is the same code.
+        # Of two that come together either may be the first. A hang-up ends what has not begun. One more may come when
+        # Python itself has let go of signals, and the system ends the process: to a shell, that is the same code.
         expected = {128 + number for number in (*told, *(HUP,) * (HUP in signals))} | {-number for number in more}
         assert code in expected, f"{signals}: {messages}"
         assert "Traceback" not in messages
