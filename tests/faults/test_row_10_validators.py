@@ -1,4 +1,4 @@
-"""Row 10: validators that hang or raise, always or now and then. That record is rejected, with its reason; all others
+"""Row 10: validators that hang or raise, always or now and then. That record is rejected, with its reason; the others
 are kept. What fails in more than half of its calls, or in more than half of the prompts, stops the run instead of
 burning a night, resumable.
 """
