@@ -181,6 +181,8 @@ async def test_a_run_names_the_line_that_is_damaged_and_touches_nothing(tmp_path
         lines, wrong = DAMAGES[damage](whole, number)
         path.write_bytes(b"".join(lines))
         before = files_in(tmp_path)
+        where = f"{path}:{wrong + 1}: " if wrong < len(lines) else f"{path}: the manifest says 30 lines"
+        assert any(problem.startswith(where) for problem in verify(path).problems)
         with pytest.raises(OutputDamaged, match=rf"stories\.jsonl: line {wrong + 1}: ") as refusal:
             await session.run(echo_at(tmp_path, 60))
         assert "asyncgen repair" in str(refusal.value)
