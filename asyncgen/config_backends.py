@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -27,12 +28,13 @@ class LocalModel(Section):
     quantization: Literal["8bit", "4bit"] | None = None
     """bitsandbytes quantization (needs the extra `quantization`)."""
     trust_remote_code: bool = False
-    """Run Python code that comes with the model. Off unless you have read that code; needs a pinned `revision`."""
+    """Run Python code that comes with the model. Off unless you have read that code; needs a pinned `revision`: the
+    hash of the commit that you read, for a branch may move."""
 
     @model_validator(mode="after")
     def _remote_code_is_pinned(self) -> LocalModel:
-        if self.trust_remote_code and self.revision is None:
-            raise ValueError("trust_remote_code needs a pinned revision (a commit hash)")
+        if self.trust_remote_code and not re.fullmatch("[0-9a-f]{40}", self.revision or ""):
+            raise ValueError("trust_remote_code needs a pinned revision (the 40 hexadecimal digits of a commit's hash)")
         return self
 
 

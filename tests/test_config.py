@@ -177,7 +177,6 @@ def test_kinds_of_backend(write: Callable[[str], Path]) -> None:
         ("sources: []", "sources: "),
         ("validation: {min_words: 9, max_words: 3}", "validation: min_words (9) is greater than max_words (3)"),
         ("generation: {max_new_tokens: 10}", "max_new_tokens (10) leaves no room for validation.min_words (30)"),
-        ("backend: {trust_remote_code: true}", "needs a pinned revision"),
         ("seed: [", "not valid YAML"),
     ],
 )

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from difflib import get_close_matches
@@ -29,7 +30,8 @@ def check_model(config: Config) -> None:
     """Raises ModelError for a model that cannot be loaded: an absent or incomplete directory, something that is no
     hub id, a hub model that is not cached while offline mode is on, an optional package that is missing.
 
-    Reads names of files and nothing else; takes milliseconds. The echo backend needs no model.
+    Reads names of files and the index of the weights, and nothing else; takes milliseconds. The echo backend needs no
+    model.
     """
     if not isinstance(config.backend, LocalModel):
         return
@@ -99,11 +101,32 @@ def _check_directory(directory: Path) -> None:
             + (f", only {', '.join(pickles)}" if pickles else ""),
             hint="pickled weights can run code when they are loaded; convert them to safetensors" if pickles else None,
         )
+    for path in sorted(directory.iterdir()):
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise ModelError(f"no model in {str(directory)!r}: {path.name} is a pipe or a device, which may never end")
+    _check_index(directory)
     if not any(any(directory.glob(pattern)) for pattern in _TOKENIZER_PATTERNS):
         raise ModelError(
             f"no tokenizer in {str(directory)!r}: there is no tokenizer.json, tokenizer.model or vocab file",
             hint="save the tokenizer beside the model with tokenizer.save_pretrained",
         )
+
+
+def _check_index(directory: Path) -> None:
+    """Weights in several files: the index may name no file elsewhere, and none that is pickled."""
+    index = directory / "model.safetensors.index.json"
+    if not index.is_file():
+        return
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OSError) as error:
+        raise ModelError(f"{index}: not an index of weights: {type(error).__name__}: {error}") from error
+    for name in sorted(names, key=str):
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise ModelError(
+                f"{index}: it names {name!r}; weights are *.safetensors files in the same folder",
+                hint="pickled weights can run code when they are loaded; save the model again with save_pretrained",
+            )
 
 
 def _check_cache(hub_id: str) -> None:

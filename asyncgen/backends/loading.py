@@ -34,6 +34,7 @@ __all__ = ["Loaded", "load", "load_chat"]
 _LOADING = Lock()
 _PATIENCE = 0.1
 _NO_LIMIT = 1_000_000
+_MOST_LAYERS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ def load(config: Config, backend: LocalModel) -> Loaded:
     device = _device(backend)
     began = perf_counter()
     with _one_at_a_time(), _explained(config.model_name, place), _quiet():
-        common = {"revision": backend.revision, "trust_remote_code": backend.trust_remote_code}
+        common = _common(backend)
         tokenizer = AutoTokenizer.from_pretrained(place, **common)
         model, info = _load_model(place, device, backend, common)
         if backend.device_map is None and backend.quantization is None:
@@ -91,10 +92,16 @@ def load_chat(config: Config, backend: LocalModel) -> tuple[Chat, int]:
     """
     place = locate(config.model_name)
     with _one_at_a_time(), _explained(config.model_name, place), _quiet():
-        common = {"revision": backend.revision, "trust_remote_code": backend.trust_remote_code}
+        common = _common(backend)
         model = AutoConfig.from_pretrained(place, **common)
         chat = Chat(AutoTokenizer.from_pretrained(place, **common), config.generation.stop)
     return chat, _context_length(model)
+
+
+def _common(backend: LocalModel) -> dict[str, Any]:
+    """What everything is loaded with. Code that a model takes from another repository is pinned too, or not found."""
+    common = {"revision": backend.revision, "trust_remote_code": backend.trust_remote_code}
+    return common | ({"code_revision": backend.revision} if backend.trust_remote_code else {})
 
 
 def _commit(place: Path | str, revision: str | None) -> str | None:
@@ -152,11 +159,19 @@ def _pretrained(
     # Read beforehand: from a config.json read by the model class itself, an attention implementation would outweigh the
     # argument, and a name with a slash in it makes transformers fetch code from the hub (seen with 5.23).
     config = AutoConfig.from_pretrained(place, **common)
+    _check_layers(config)
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         place, config=config, attn_implementation=attention, **common, **arguments
     )
     model, info = loaded
     return model, info
+
+
+def _check_layers(config: Any) -> None:
+    """A number in a file costs a module each: ten million layers would take the machine before any weight is missed."""
+    layers = getattr(config.get_text_config(decoder=True), "num_hidden_layers", 1)
+    if isinstance(layers, int) and not 1 <= layers <= _MOST_LAYERS:
+        raise ValueError(f"config.json has {layers} layers; 1 to {_MOST_LAYERS} are possible")
 
 
 def _describe(model: Any, tokenizer: Any, config: Config, revision: str | None) -> Loaded:

@@ -20,9 +20,7 @@ from asyncgen.backends import check_model, open_backend
 from asyncgen.backends.static import Static
 from asyncgen.config import Config
 from asyncgen.errors import ConfigError, InputError, ModelError
-from tests.backends.helpers import complete, config_for, make_messages, make_model, make_prompts, read_json
-
-CANARY = "import pathlib\npathlib.Path({!r}).write_text('executed')\n"
+from tests.backends.helpers import config_for, make_model, read_json
 
 
 def open_and_close(config: Config) -> None:
@@ -46,65 +44,6 @@ def edit(path: Path, **changes: Any) -> None:
 @pytest.fixture
 def copy(llama: Path, tmp_path: Path) -> Path:
     return shutil.copytree(llama, tmp_path / "model")
-
-
-def plant_canary(directory: Path) -> Path:
-    """Code beside the model that leaves a file behind if anything runs it."""
-    canary = directory / "canary"
-    for name in ("modeling_evil.py", "configuration_evil.py", "tokenization_evil.py", "custom_generate/generate.py"):
-        path = directory / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(CANARY.format(str(canary)))
-    return canary
-
-
-def test_code_beside_a_known_model_is_not_run(copy: Path) -> None:
-    canary = plant_canary(copy)
-    edit(
-        copy / "config.json",
-        auto_map={"AutoConfig": "configuration_evil.Evil", "AutoModelForCausalLM": "modeling_evil.Evil"},
-        trust_remote_code=True,
-        attn_implementation="evil/kernel",
-        _attn_implementation="evil/kernel",
-    )
-    edit(copy / "tokenizer_config.json", auto_map={"AutoTokenizer": ["tokenization_evil.Evil", None]})
-
-    async def main() -> None:
-        async with open_backend(config_for(copy)) as backend:
-            assert isinstance(backend, Static)
-            assert backend._loaded.model.config._attn_implementation == "eager"
-            [found] = await complete(backend, make_prompts(backend, make_messages(1), 12))
-            assert found.finish_reason in {"stop", "length"}
-
-    anyio.run(main)
-    assert not canary.exists()
-
-
-@pytest.mark.parametrize("kind", ["auto", "static"])
-def test_a_model_that_needs_its_own_code_is_refused(copy: Path, kind: str) -> None:
-    canary = plant_canary(copy)
-    edit(
-        copy / "config.json",
-        model_type="evil",
-        auto_map={"AutoConfig": "configuration_evil.Evil", "AutoModelForCausalLM": "modeling_evil.Evil"},
-    )
-    message = refused(config_for(copy, backend={"kind": kind}))
-    assert "needs Python code of its own, which is not run" in message
-    assert "backend.trust_remote_code" in message
-    assert not canary.exists()
-
-
-def test_pickled_weights_are_refused(copy: Path) -> None:
-    torch.save(load_file(copy / "model.safetensors"), copy / "pytorch_model.bin")
-    (copy / "model.safetensors").unlink()
-    message = refused(config_for(copy))
-    assert "there is no *.safetensors file, only pytorch_model.bin" in message
-    assert "convert them to safetensors" in message
-
-
-def test_a_pickle_under_a_safe_name_is_refused(copy: Path) -> None:
-    torch.save({"weight": torch.zeros(1)}, copy / "model.safetensors")
-    assert "the model cannot be loaded from directory" in refused(config_for(copy))
 
 
 def test_a_checkpoint_that_lacks_weights_is_refused(copy: Path) -> None:

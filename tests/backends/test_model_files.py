@@ -69,10 +69,6 @@ def test_a_template_that_refuses_refuses_here_too(tmp_path: Path, llama: Path) -
     make_tokenizer(template="{{ raise_exception('no system') }}").save_pretrained(tmp_path)
     with pytest.raises(PromptRefused, match="no system"):
         files(config_for(tmp_path)).chat.render(TALK)
-    for attack in ("{{ messages.__class__ }}{{ ''.__class__.__mro__ }}", "{{ messages.append(1) }}"):
-        make_tokenizer(template=attack).save_pretrained(tmp_path)
-        with pytest.raises(PromptRefused):
-            files(config_for(tmp_path)).chat.render(TALK)
 
 
 @pytest.mark.skipif(not (bundled_model() / "model.safetensors").exists(), reason="the bundled model is not trained yet")

@@ -39,8 +39,8 @@ CHANGES: dict[str, tuple[Any, ...]] = {
     "backend.revision": ({"kind": "auto", "revision": "main"},),
     "backend.quantization": ({"kind": "auto", "quantization": "8bit"},),
     "backend.trust_remote_code": (
-        {"kind": "auto", "revision": "abc", "trust_remote_code": True},
-        {"kind": "auto", "revision": "abc"},
+        {"kind": "auto", "revision": "c0ffee" * 6 + "c0de", "trust_remote_code": True},
+        {"kind": "auto", "revision": "c0ffee" * 6 + "c0de"},
     ),
     "backend.seconds_per_batch": (ECHO | {"seconds_per_batch": 1.0}, ECHO),
     "backend.bad_share": (ECHO | {"bad_share": 0.5}, ECHO),
