@@ -9,9 +9,9 @@ FLOOR := .venv-floor
 FLOOR_STAMP := $(FLOOR)/.installed
 FLOOR_TESTS := tests/backends tests/test_session.py tests/test_preview.py tests/test_check.py tests/test_open_pipeline.py
 # Two OpenMP threads that spin while another process runs slow each other down forty-fold; waiting passively they do not.
-test faults soak: export OMP_WAIT_POLICY ?= passive
+test faults soak fuzz: export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test test-floor faults soak check model bench bench-engines docs dist clean
+.PHONY: demo test test-floor faults soak fuzz check model bench bench-engines docs dist clean
 
 demo: $(STAMP)  ## make a hundred stories with the bundled model, read every line again, and show three of them
 	$(BIN)/python -m asyncgen run configs/quickstart.yaml
@@ -29,6 +29,9 @@ faults: $(TEST_STAMP)  ## every fault of the matrix with all its trials, as a ta
 
 soak: $(TEST_STAMP)  ## a run under every fault at once for an hour, then compared with one that is left alone
 	$(BIN)/python -m benchmarks.soak
+
+fuzz: $(TEST_STAMP)  ## inputs that hypothesis makes, ten minutes for each of the targets in tests/fuzz: over an hour
+	$(BIN)/python -m benchmarks.fuzz
 
 check: $(TEST_STAMP)  ## lint and types only
 	$(BIN)/ruff check .
