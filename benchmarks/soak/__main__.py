@@ -43,6 +43,8 @@ def main() -> None:
     options = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda received, _: sys.exit(128 + received))
+    # Started in the background of a shell it would be ignored, and by every session too, which is to be told by it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     scale = Scale(seconds=60 * options.minutes)
     seed = random.SystemRandom().getrandbits(32) if options.seed is None else options.seed
     facts = describe(f"{scale.text}; seed {seed}")
