@@ -57,16 +57,6 @@ def generate_alone(directory: Path, messages: Sequence[Message], new_tokens: int
     return text.strip(), len(new)
 
 
-@pytest.mark.parametrize("model", MODELS, indirect=True)
-def test_greedy_batches_equal_one_by_one_generate(model: Path) -> None:
-    conversations = make_messages(9, first=2)
-    found = run(config_for(model, max_new_tokens=24), conversations)
-    expected = [generate_alone(model, messages, 24) for messages in conversations]
-    assert [(c.text, c.tokens) for c in found] == expected
-    assert {c.finish_reason for c in found if c.tokens == 24} <= {"length"}
-    assert {c.finish_reason for c in found if c.tokens < 24} <= {"stop"}
-
-
 def sample_alone(model: Any, prompt: Prompt, sampling: Sampling, count: int) -> tuple[list[int], list[float]]:
     """Tokens and their log-probabilities by whole forward passes without a cache, of one prompt without padding."""
     tokens, logprobs = list(prompt.prepared.token_ids), []
