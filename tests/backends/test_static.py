@@ -44,7 +44,9 @@ def generate_alone(directory: Path, messages: Sequence[Message], new_tokens: int
     if tokenizer.chat_template:
         ids = tokenizer.apply_chat_template([dict(m) for m in messages], add_generation_prompt=True, return_dict=False)
     else:
-        ids = [tokenizer.bos_token_id, *tokenizer(render_plain(messages), add_special_tokens=False)["input_ids"]]
+        ids = tokenizer(render_plain(messages))["input_ids"]
+        if ids[-1] == tokenizer.eos_token_id:  # the text goes on
+            ids.pop()
     prompt = torch.tensor([ids])
     mask = torch.ones_like(prompt)
     out = model.generate(
