@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
-import random
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
 import pytest
-from blockbuster import blockbuster_ctx
 
 import asyncgen
-from tests.backends.helpers import make_model
+from tests.embedded import config_for, other_tasks, tiny_model
 from tests.programs import records
 
 pytestmark = pytest.mark.anyio
 
-FREE = {"min_words": 0, "max_words": 9999, "require_words": False, "require_ending": False, "max_repetition": 1.0}
-"""Validation that random weights can pass."""
-
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("model"), "llama", context=2048)
+    return tiny_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(autouse=True)
@@ -42,42 +36,12 @@ def nothing_is_left() -> Iterator[None]:
     assert not ours
 
 
-def config_for(model: Path, folder: Path, **changes: object) -> asyncgen.Config:
-    return asyncgen.Config.model_validate(
-        {
-            "model_name": str(model),
-            "output_path": folder / "stories.jsonl",
-            "backend": {"kind": "static", "device": "cpu"},
-            "generation": {"batch_size": 4, "max_new_tokens": 24},
-            "validation": FREE | {"min_quality": 0.0, "reject_repeats": False, "copy_words": 0},
-            "use_k_shot": False,
-            "num_stories": 8,
-            **changes,
-        }
-    )
-
-
-def other_tasks() -> list[str]:
-    return [task.get_name() for task in asyncio.all_tasks() if task is not asyncio.current_task() and not task.done()]
-
-
 async def test_run_from_a_running_loop(model: Path, tmp_path: Path) -> None:
     before = other_tasks()
     report = await asyncgen.run(config_for(model, tmp_path))
     assert report.complete
     assert len(records(tmp_path / "stories.jsonl")) == 8
     assert other_tasks() == before
-
-
-async def test_the_loop_is_never_blocked(model: Path, tmp_path: Path) -> None:
-    """No call that blocks (files, sleeps, sockets, locks) is made on the loop's thread while stories are made."""
-    config = config_for(model, tmp_path)
-    with blockbuster_ctx("asyncgen") as detector:
-        detector.activate()
-        report = await asyncgen.run(config)
-        async with asyncgen.open_pipeline(config) as stories:
-            assert len([story async for story in stories]) == 8
-    assert report.complete
 
 
 async def test_early_break(model: Path, tmp_path: Path) -> None:
@@ -90,42 +54,6 @@ async def test_early_break(model: Path, tmp_path: Path) -> None:
                 break
     assert other_tasks() == before
     assert await anyio.Path(tmp_path / "stories.jsonl").exists() is False, "a pipeline writes nothing"
-
-
-@pytest.mark.parametrize("kind", ["pipeline", "run"])
-async def test_cancellation_at_random_moments(model: Path, tmp_path: Path, kind: str) -> None:
-    """By asyncio's own cancel and by a scope: it ends within a decode step, and a resumed run equals a whole one."""
-    rng = random.Random(5)
-    config = config_for(model, tmp_path, num_stories=150)
-
-    async def use() -> None:
-        if kind == "run":
-            await asyncgen.run(config)
-            return
-        async with asyncgen.open_pipeline(config) as stories:
-            async for _ in stories:
-                pass
-
-    before = other_tasks()
-    for _ in range(12):
-        task = asyncio.create_task(use())
-        await asyncio.sleep(rng.uniform(0, 1.2))
-        if task.done():
-            break
-        steps = asyncio.get_running_loop().time()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert asyncio.get_running_loop().time() - steps < 20  # a step of this model takes milliseconds
-        assert other_tasks() == before
-        with anyio.move_on_after(rng.uniform(0, 1.2)):
-            await use()
-            break
-        assert other_tasks() == before
-    if kind == "run":
-        await asyncgen.run(config)
-        await asyncgen.run(config_for(model, tmp_path, num_stories=150, output_path=tmp_path / "whole.jsonl"))
-        assert records(tmp_path / "stories.jsonl") == records(tmp_path / "whole.jsonl")
 
 
 async def test_two_pipelines_at_once(model: Path, tmp_path: Path) -> None:

@@ -17,8 +17,12 @@ _log = logging.getLogger(__name__)
 _left: set[asyncio.Task[None]] = set()  # asyncio itself keeps no task alive
 
 
-async def wait_apart(begin: Callable[[], Awaitable[object]], name: str) -> object:
-    """What the awaitable gives or raises. Cancelled, it waits for the end of the task, but not for ever."""
+async def wait_apart(
+    begin: Callable[[], Awaitable[object]], name: str, given_up: Callable[[], object] = lambda: None
+) -> object:
+    """What the awaitable gives or raises. Cancelled, it says so to ``given_up`` and waits for the end of the task, but
+    not for ever.
+    """
     results: list[object] = []
     errors: list[BaseException] = []
 
@@ -34,6 +38,7 @@ async def wait_apart(begin: Callable[[], Awaitable[object]], name: str) -> objec
     finally:
         if not task.done():
             task.cancel()
+            given_up()
             await _end(task, name)
     if errors:
         raise errors[0]

@@ -156,30 +156,30 @@ class FunctionCheck:
         """What the function says, or that it failed. Raises TooManyRejections when it does so too often."""
         async with self._slots:
             await self._wait_while_stuck()
-            began = time.monotonic()
+            counted = _Once(partial(count, self.name), time.monotonic())
             try:
-                answer = await self._call(_copied(completion))
+                answer = await self._call(_copied(completion), counted)
             except Exception as error:  # noqa: BLE001  # whatever it is: this text's check failed
                 _log.debug("the check %r failed", self.name, exc_info=error)
                 said = self._said(error)
                 self._failed(error, said)
                 return Answer((said,))
             finally:
-                count(self.name, time.monotonic() - began)
+                counted()
             self._failures.add(failed=False)
             return answer
 
     def _blocked(self, seconds: float) -> None:
         self.blocked += seconds
 
-    async def _call(self, completion: Completion) -> Answer:
+    async def _call(self, completion: Completion, given_up: Callable[[], object]) -> Answer:
         """What the function answers. Raises CheckFailed, or what the function raises."""
         with anyio.move_on_after(self._timeout):
             try:
                 if self._is_async:
-                    return read_answer(await self._wait(partial(self._function, completion)))
+                    return read_answer(await self._wait(partial(self._function, completion), given_up))
                 value = await self._threads.run(partial(self._function, completion))
-                return read_answer(await self._wait(lambda: value) if inspect.isawaitable(value) else value)
+                return read_answer(await self._wait(lambda: value, given_up) if inspect.isawaitable(value) else value)
             except BaseException as error:
                 # sys.exit() must not end the program, nor a cancellation of the function's own making this task.
                 if isinstance(error, Exception) or ends_this_task(error):
@@ -187,8 +187,8 @@ class FunctionCheck:
                 raise CheckFailed(f"raised {described(error)}") from error
         raise CheckFailed(f"took longer than {self._timeout:g} s")
 
-    async def _wait(self, begin: Callable[[], Awaitable[object]]) -> object:
-        return await wait_apart(lambda: watched(begin(), self._blocked), self.name)
+    async def _wait(self, begin: Callable[[], Awaitable[object]], given_up: Callable[[], object]) -> object:
+        return await wait_apart(lambda: watched(begin(), self._blocked), self.name, given_up)
 
     def _failed(self, error: Exception, said: str) -> None:
         if self._failures.add(failed=True) and not self.given_up:
@@ -217,6 +217,18 @@ class FunctionCheck:
                 f"{self._timeout:g} s and have still not ended",
                 hint="give the function a time limit of its own, then run again",
             )
+
+
+class _Once:
+    """Counts a call when it ends or when it is given up, whichever comes first: that is progress too."""
+
+    def __init__(self, count: Callable[[float], object], began: float) -> None:
+        self._count, self._began, self._counted = count, began, False
+
+    def __call__(self) -> None:
+        if not self._counted:
+            self._counted = True
+            self._count(time.monotonic() - self._began)
 
 
 def _copied(completion: Completion) -> Completion:

@@ -116,6 +116,37 @@ def check(completion):
     join_checks()
 
 
+async def test_a_call_that_swallows_its_timeout_counts_when_it_is_given_up(tmp_path: Path) -> None:
+    """That is progress: the watchdog need not be as patient as the timeout and what it is given to end."""
+    path, module = checks(
+        tmp_path,
+        """
+first, go = [], anyio.Event()
+
+async def check(completion):
+    first.append(completion)
+    if len(first) == 1:
+        try:
+            await anyio.sleep_forever()
+        except BaseException:
+            await go.wait()
+""",
+    )
+    with anyio.fail_after(60):
+        config = asking(path, each={"timeout": 0.2, "concurrency": 1})
+        async with flow_for(config, prompts=5) as flow, anyio.create_task_group() as group:
+            group.start_soon(flow.run, nowhere)
+            while flow.snapshot().validator_calls.get("check", 0) < 1:
+                await anyio.lowlevel.checkpoint()
+            assert flow.snapshot().attempts == 0, "it is still waited for"
+            module.go.set()
+    assert flow.snapshot().validator_calls["check"] == 5
+
+
+async def nowhere(_: Sequence[Record]) -> None:
+    """A sink."""
+
+
 async def test_texts_wait_for_calls_left_behind_when_there_are_too_many(tmp_path: Path) -> None:
     path, module = checks(
         tmp_path,

@@ -24,6 +24,7 @@ from asyncgen.dashboard import bars
 from asyncgen.metrics import Watched
 from asyncgen.ordering import Ordering
 from asyncgen.tasks import single_cause
+from tests import embedded
 from tests.faults.conftest import Trials
 from tests.flows import config_for
 
@@ -192,3 +193,12 @@ async def test_what_blocks_the_loop_is_noticed(
         return
     with pytest.raises(BlockingError):
         await run_watched(config)
+
+
+async def test_a_model_never_blocks_the_loop(tmp_path: Path) -> None:
+    config = embedded.config_for(embedded.tiny_model(tmp_path / "model"), tmp_path)
+    with nothing_may_block():
+        report = await asyncgen.run(config)
+        async with asyncgen.open_pipeline(config) as stories:
+            assert len([story async for story in stories]) == 8
+    assert report.complete
