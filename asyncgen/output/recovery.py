@@ -36,10 +36,9 @@ from asyncgen.output.places import Places, read_before, size_of
 from asyncgen.output.points import points
 from asyncgen.records import Rejection, Story
 
-__all__ = ["HEAD", "Kept", "Mark", "cut", "damaged", "examine", "own_count", "read_line"]
+__all__ = ["Kept", "Mark", "begins_as_ours", "cut", "damaged", "examine", "own_count", "read_line"]
 
-HEAD = b'{"story_id": "story_'
-"""What every line of ours begins with."""
+_HEAD = b'{"story_id": "story_'
 _HINT = (
     "put the file back as the run left it, or save what is sound (asyncgen repair) and give another output_path; "
     "asyncgen verify names every line that is wrong; no record has been changed"
@@ -119,6 +118,11 @@ def cut(places: Places, mark: Mark, synced: Mark) -> None:
         raise
 
 
+def begins_as_ours(data: bytes) -> bool:
+    """Whether a line of ours may be what is left of it: after a power cut, any part of it may be zeros."""
+    return all(found in (due, 0) for found, due in zip(data, _HEAD, strict=False))
+
+
 def own_count(record: Story | Rejection, place: Place) -> int:
     """Which line of its file the record is, from 1."""
     return place.accepted if isinstance(record, Story) else place.rejected
@@ -169,12 +173,12 @@ class _Tail:
         self.kinds = kinds_of(record) if isinstance(record, Rejection) else []
 
     def _check_head(self) -> None:
-        """A file begins as ours do, or with the zeros of a power cut, before any of it may be called torn."""
+        """A file begins as ours do before any of it may be called torn."""
         if size_of(self._path) == 0:
             return
         with self._path.open("rb") as file:
-            head = file.read(len(HEAD))
-        if not HEAD.startswith(head) and head.strip(b"\0"):
+            head = file.read(len(_HEAD))
+        if not begins_as_ours(head):
             damaged(self._path, 1, "not written by asyncgen")
 
 

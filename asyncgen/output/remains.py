@@ -13,7 +13,7 @@ from pathlib import Path
 
 from asyncgen.output.lines import Foreign, Garbled
 from asyncgen.output.places import Places, free_name, size_of, sync_folder
-from asyncgen.output.recovery import HEAD, Mark, read_line
+from asyncgen.output.recovery import Mark, begins_as_ours, read_line
 from asyncgen.records import Rejection, Story
 
 __all__ = ["set_aside"]
@@ -49,7 +49,7 @@ def _is_of_a_killed_run(path: Path, start: int, kind: type[Story | Rejection], s
         file.seek(start)
         for line in file:
             if not line.endswith(b"\n"):
-                return line.startswith(HEAD) or HEAD.startswith(line) or not line.strip(b"\0")
+                return begins_as_ours(line)
             try:
                 read_line(line, kind, seed)
             except (Garbled, Foreign):

@@ -111,7 +111,10 @@ def test_the_zeros_of_a_power_cut_are_cut(tmp_path: Path) -> None:
     places = places_in(tmp_path)
     made = list(records(rejects=[False] * 6))
     lines = [encode(each) for each in made]
-    put(places, bytes(5000), b"")
+    for whole in (0, 3, 10):
+        put(places, lines[0][:whole] + bytes(5000), b"")
+        assert examine(places, Mark(), seed=0).mark == Mark()
+    put(places, bytes(4) + b"".join(lines)[4:], b"")
     assert examine(places, Mark(), seed=0).mark == Mark()
     put(places, b"".join([*lines[:3], bytes(len(lines[3])), *lines[4:]]), b"")
     assert examine(places, Mark(), seed=0).mark == mark_after(made, 3), "a hole is never hidden by what is after it"
