@@ -52,13 +52,13 @@ def test_at_every_byte_the_longest_consistent_pair_is_found(memory_path: Path, t
     places = Places.of(memory_path / "stories.jsonl")
     made = take(records(), COUNT)
     files, mark = lines_of(made), mark_after(made, synced)
-    for which, size in cuts(mark):
+    chosen = cuts(mark)[:: 1 if os.environ.get(FULL) else 5]
+    assert trials(len(chosen), len(chosen)) > 300
+    for which, size in chosen:
         torn = [*files]
         torn[which] = torn[which][:size]
         put(places, *torn)
         assert examine(places, mark, seed=0).mark == mark_after(made, longest(made, *map(len, torn)))
-    count = len(cuts(mark))
-    assert trials(count, count) > 1500
 
 
 @pytest.mark.parametrize(("synced", "step"), [(0, 7), (20, 1)])
