@@ -28,6 +28,8 @@ _ENDINGS = {
     "source raises": 4,
 }
 """How often each is chosen."""
+_AT_WORK = 0.8
+"""Share of the kills whose clock begins with the session and not with its process."""
 _RECORDS_A_SECOND = 20_000
 """That a session reads at least when it begins."""
 
@@ -99,7 +101,8 @@ class Sessions:
         begun = self.place.tally["sessions begun"]
         kills = ending in ("SIGKILL", "source raises")  # a source that has not raised by then
         with _ended(self._start(raises=ending == "source raises")) as session:
-            if not kills:  # other signals are the program's business only once it is one
+            # Most kills fall into the work and not into the start; other signals are the program's once it is one.
+            if not kills or self.chance.random() < _AT_WORK:
                 _wait_for(lambda: self.place.tally["sessions begun"] > begun or session.poll() is not None)
             self._look(session, seconds)
             if session.poll() is not None:

@@ -112,7 +112,13 @@ def _outputs(draw: Callable[[st.SearchStrategy[Any]], Any]) -> Files:
     stories, rejected = stories_and_rejected(later)
     manifest = _killed_at(before)
     told = json.loads(manifest)
-    match draw(st.sampled_from(("manifest", "facts", "stories", "rejected", "all"))):
+    match draw(st.sampled_from(("nothing", "cut", "cut", "ends", "manifest", "facts", "stories", "rejected", "all"))):
+        case "cut":
+            stories = stories[: draw(st.integers(told["synced"]["stories"], len(stories)))]
+            rejected = rejected[: draw(st.integers(told["synced"]["rejected"], len(rejected)))]
+        case "ends":
+            ends = draw(mutated_value(told["facts"]["sources ended"], most=2))
+            manifest = json.dumps(told | {"facts": told["facts"] | {"sources ended": ends}}).encode()
         case "manifest":
             manifest = json.dumps(draw(mutated_value(told))).encode()
         case "facts":

@@ -57,7 +57,9 @@ def _checked(data: bytes, folder: Path, check: Callable[[Path], object]) -> str:
 def _can_be_written(prompt: Prompt) -> None:
     """A record of it is UTF-8."""
     data = [prompt.messages, dict(prompt.selected_words), prompt.additional_condition]
-    json.dumps(data, ensure_ascii=False, allow_nan=False).encode()
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False)
+    text.encode()
+    assert "\\u0000" not in text
     assert all(message["content"].strip() for message in prompt.messages)
 
 
@@ -131,7 +133,7 @@ def _nearly(base: Any) -> st.SearchStrategy[bytes]:
 
 
 _texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=8)
-_any_texts = st.one_of(_texts, _texts, _texts, st.text(max_size=8))
+_any_texts = st.one_of(_texts, _texts, _texts, st.sampled_from(("", " ", "\0", "a\ud800", "\udc00\ud800", "\u2028")))
 _turn_pairs = st.tuples(_any_texts, _any_texts).map(
     lambda pair: [{"role": role, "content": text} for role, text in zip(("user", "assistant"), pair, strict=True)]
 )
@@ -149,6 +151,9 @@ _lines = st.lists(
     st.one_of(*map(_nearly, _ITEMS), *[_items.map(lambda item: json.dumps(item).encode())] * 9), min_size=1, max_size=4
 ).map(b"\n".join)
 _whole_lines = mutated(b"".join(json.dumps(item).encode() + b"\n" for item in _ITEMS))
+_known_lines = st.lists(
+    st.sampled_from((*_WORDS.split("\n"), "MOON", "l'e\u0301te\u0301", "star\r", "7up")), max_size=4
+).map(lambda each: "\n".join(each).encode())
 _word_lines = st.lists(st.text(max_size=8), max_size=6).map(
     lambda each: "\n".join(each).encode("utf-8", "surrogatepass")
 )
@@ -165,5 +170,7 @@ FEATURES = Target(
     ),
     partial(_checked, check=_features),
 )
-VOCABULARY = Target(st.one_of(mutated(_WORDS.encode()), _word_lines, any_bytes()), partial(_checked, check=_vocabulary))
+VOCABULARY = Target(
+    st.one_of(mutated(_WORDS.encode()), _word_lines, _known_lines, any_bytes()), partial(_checked, check=_vocabulary)
+)
 PROMPTS = Target(st.one_of(_lines, _whole_lines), partial(_checked, check=_prompts))
