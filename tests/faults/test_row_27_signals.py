@@ -150,6 +150,7 @@ def test_at_random_moments_exit_codes_are_right_and_the_files_hold(tmp_path: Pat
     assert whole.returncode == 0, whole.stderr
     rng = random.Random(7)
     arguments = (*settings, "--set", backend.format(0.05), "--output-path", "s.jsonl")
+    drained = 0
     for trial in range(wanted):
         signals = PLANS[trial % len(PLANS)]
         code, messages = interrupted(arguments, tmp_path, signals, rng)
@@ -162,6 +163,8 @@ def test_at_random_moments_exit_codes_are_right_and_the_files_hold(tmp_path: Pat
         if code != 128 + HUP:
             assert f"go on with: python -m asyncgen run {shlex.join(arguments)}" in messages
         sound(tmp_path, at_once=bool(more))
+        drained += "stopping: finishing what was begun" in messages
+    assert drained >= wanted // 5, "too few moments fell into the work"
     done = asyncgen("run", *arguments, "--set", "backend.seconds_per_batch=0", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for name in ("{}.jsonl", "{}.rejected.jsonl"):
@@ -177,8 +180,8 @@ def interrupted(
     lock.unlink(missing_ok=True)  # nobody has it; that it is there again says that Python itself has started
     run = start("run", *arguments, cwd=folder)
     wait_until(lambda: lock.exists() or run.poll() is not None)
-    for number in signals:
-        time.sleep(rng.uniform(0.01, 0.25))
+    for at, number in enumerate(signals):
+        time.sleep(rng.uniform(0.01, 0.25 if at else 0.6))
         run.send_signal(number)
     _, messages = run.communicate(timeout=60)
     return run.returncode, messages
