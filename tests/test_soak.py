@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -23,15 +24,15 @@ from tests.programs import ROOT, environment
 pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the soak reads /proc")
 
 SMALL = Scale(
-    seconds=4.5,
-    longest=1.5,
+    seconds=2.4,
+    longest=0.8,
     timeout=1.0,
-    hangs=0.004,
+    hangs=0.005,
     raises=0.004,
     fails=0.004,
     too_long=0.02,
-    pace=0.03,
-    window=128,
+    pace=0.04,
+    window=256,
     kills_at_the_end=1,
     look=0.05,
     most_growth=64 * 2**20,  # nothing is warm yet
@@ -49,6 +50,14 @@ def test_a_soak_of_some_seconds_passes(tmp_path: Path) -> None:
     json.dumps(result.as_json())
 
 
+def sessions_of(program: int) -> list[psutil.Process]:
+    found = []
+    for child in psutil.Process(program).children():
+        with suppress(psutil.Error):  # it is gone
+            found += [child] if "tests.faults.soaking" in child.cmdline() else []
+    return found
+
+
 def test_interrupted_it_leaves_nothing_running(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "benchmarks.soak", "--seed", "1"],
@@ -58,15 +67,13 @@ def test_interrupted_it_leaves_nothing_running(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
     ) as program:
-        children: list[psutil.Process] = []
-        while not any("tests.faults.soaking" in each.cmdline() for each in children):
+        while not (sessions := sessions_of(program.pid)):
             time.sleep(0.01)
-            children = psutil.Process(program.pid).children(recursive=True)
         program.send_signal(signal.SIGINT)
         _, messages = program.communicate(timeout=60)
     assert program.returncode == 130, messages
     assert "Traceback" not in messages
-    assert not psutil.wait_procs(children, timeout=10)[1]
+    assert not psutil.wait_procs(sessions, timeout=10)[1]
     assert not list(tmp_path.iterdir())
 
 

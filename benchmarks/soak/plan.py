@@ -27,7 +27,7 @@ class Scale:
     seconds: float
     """Time under faults; making the plan once more without comes on top."""
     longest: float = 14.0
-    """Seconds after which a session is killed, at most; the time that reading its stories takes comes on top."""
+    """Seconds after which a session is ended, at most."""
     timeout: float = 5.0
     """Of a check. A sound one answers within a tenth of it, or a busy machine would decide what is rejected."""
     hangs: float = 0.000_2

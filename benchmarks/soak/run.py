@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import random
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from benchmarks.environment import ROOT
+from asyncgen.output import verify
+from asyncgen.validators import normalise
 from benchmarks.soak.content import Content, content_of, first_difference
 from benchmarks.soak.plan import Place, Scale
 from benchmarks.soak.samples import Growth
@@ -108,8 +107,8 @@ def _judge_content(result: Result, soaked: Place, alone: Place, goal: int) -> No
         indices = content.stories + content.rejected
         result.ask(f"{name}: each index once, in order", f"{indices} indices, {content.attempts} attempts", passed=True)
         result.ask(f"{name}: exactly N stories", f"{content.stories} of {goal}", passed=content.stories == goal)
-        sound, said = _verify(place)
-        result.ask(f"{name}: verify", said, passed=sound)
+        report = verify(place.stories, key=normalise)
+        result.ask(f"{name}: verify", "sound" if report.ok else report.text(), passed=report.ok)
     one, other = contents
     result.measured |= {"soaked": asdict(one), "left alone": asdict(other)}
     for what, left, right in (
@@ -118,18 +117,6 @@ def _judge_content(result: Result, soaked: Place, alone: Place, goal: int) -> No
     ):
         found = left if left == right else first_difference(getattr(soaked, what), getattr(alone, what))
         result.ask(f"{what}: the same SHA-256 without timings", found, passed=left == right)
-
-
-def _verify(place: Place) -> tuple[bool, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "asyncgen", "verify", str(place.stories)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    said = (done.stdout + done.stderr).strip()
-    return done.returncode == 0, said.partition(":")[0] if done.returncode == 0 else said
 
 
 def _judge_growth(result: Result, held: Growth, most: int) -> None:

@@ -28,10 +28,10 @@ _ENDINGS = {
     "source raises": 4,
 }
 """How often each is chosen."""
-_AT_WORK = 0.8
-"""Share of the kills whose clock begins with the session and not with its process."""
-_RECORDS_A_SECOND = 20_000
-"""That a session reads at least when it begins."""
+_AT_WORK = 0.75
+"""Share of the sessions whose time counts from their first story; that of the others counts from their beginning, and
+they may end while they read what is there.
+"""
 
 
 class Unexpected(Exception):
@@ -67,9 +67,8 @@ class Sessions:
         """One session after the other, each ended at a random moment, until the monotonic clock says ``until``."""
         while (left := until - time.monotonic()) > 0:
             made = self.made()
-            longest = self.place.scale.longest + made / _RECORDS_A_SECOND
             (ending,) = self.chance.choices(list(_ENDINGS), list(_ENDINGS.values()))
-            self._end_at(ending, min(left, self.chance.uniform(0, longest)))
+            self._end_at(ending, min(left, self.chance.uniform(0, self.place.scale.longest)))
             self.say(f"{ending}: {made} stories on disk before, {self.made()} after")
 
     def leave_alone(self, seconds: float) -> Growth:
@@ -98,11 +97,12 @@ class Sessions:
 
     def _end_at(self, ending: str, seconds: float) -> None:
         """One session, ended after so many seconds unless it has ended itself."""
-        begun = self.place.tally["sessions begun"]
+        begun, before = self.place.tally["sessions begun"], self._bytes()
         kills = ending in ("SIGKILL", "source raises")  # a source that has not raised by then
         with _ended(self._start(raises=ending == "source raises")) as session:
-            # Most kills fall into the work and not into the start; other signals are the program's once it is one.
-            if not kills or self.chance.random() < _AT_WORK:
+            if self.chance.random() < _AT_WORK:
+                _wait_for(lambda: self._bytes() > before or session.poll() is not None)
+            elif not kills:  # other signals are the program's business only once it is one
                 _wait_for(lambda: self.place.tally["sessions begun"] > begun or session.poll() is not None)
             self._look(session, seconds)
             if session.poll() is not None:
