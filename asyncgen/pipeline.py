@@ -24,17 +24,15 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from asyncgen.backends import Backend
 from asyncgen.config import Config
+from asyncgen.endings import failing, failures, hopeless, too_few_prompts, used_up, worry
 from asyncgen.errors import (
     AsyncgenError,
     BackendFailed,
     PromptRefused,
     PromptTooLong,
-    SourcesEnded,
-    TooManyFailures,
-    TooManyRejections,
 )
 from asyncgen.metrics import Metrics, Snapshot
-from asyncgen.ordering import HOPELESS_AFTER, Ordering, next_attempt
+from asyncgen.ordering import Ordering, next_attempt
 from asyncgen.output import Seen
 from asyncgen.packing import PromptPool, Window
 from asyncgen.prompts import PromptSource
@@ -44,22 +42,13 @@ from asyncgen.validators import BUILT_IN, Functions, Validators, fingerprint64
 
 _log = logging.getLogger(__name__)
 
-__all__ = ["Flow", "Sink", "seen_before", "too_few_prompts", "used_up"]
+__all__ = ["Flow", "Sink", "seen_before"]
 
 GROUP = 32
 """Prompts planned and prepared at a time."""
 
 SLICE = 16
 """Completions judged between two checkpoints of the event loop: a millisecond or two (without patterns)."""
-
-_MEND_AND_BEGIN_ANEW = (
-    "look at the rejected file; mend the template, the model or the validation, then run again: no story was accepted "
-    "yet, so it begins anew"
-)
-_MEND = (
-    "look at the rejected file; raise max_rejection_rate to go on all the same; a mended template, model or validation "
-    "needs another output_path, for stories are there already"
-)
 
 Sink = Callable[[Sequence[Story | Rejection]], Awaitable[None]]
 """Takes decided records, in index order."""
@@ -292,26 +281,11 @@ class Flow:
                 for record in decisions.records:
                     self.window.decide(accepted=isinstance(record, Story))
             if decisions.worrying and not decisions.hopeless:
-                self._tell(self._worry())
+                self._tell(worry(self.ordering, self.metrics))
             if decisions.failing:
-                raise TooManyFailures(
-                    self._failures(),
-                    hint="what was decided is on disk; mend the cause, and the same run goes on from there",
-                )
+                raise failing(self.ordering, self.metrics)
             if decisions.hopeless:
-                raise TooManyRejections(
-                    f"{self.ordering.summary()} (max_rejection_rate is {self.config.max_rejection_rate}); "
-                    f"most frequent reasons: {_most_frequent(self.metrics)}",
-                    hint=_MEND if self.ordering.accepted else _MEND_AND_BEGIN_ANEW,
-                )
-
-    def _failures(self) -> str:
-        return f"{self.ordering.failures()}; most frequent reasons: {_most_frequent(self.metrics)}"
-
-    def _worry(self) -> str:
-        """That the run may be hopeless, in words, long before it stops for that."""
-        end = f"; the run stops at {self.ordering.stops_at} of {HOPELESS_AFTER}" if self.ordering.stops_at else ""
-        return f"{self.ordering.summary()}, most for: {_most_frequent(self.metrics)}{end}"
+                raise hopeless(self.ordering, self.metrics, self.config)
 
     async def _hand_over(self, records: Sequence[Story | Rejection], sink: Sink) -> None:
         began = time.monotonic()
@@ -359,7 +333,7 @@ class Flow:
         if not self.sources_ended or self.stopped or self.window.reached:
             return
         if self.ordering.broken:
-            raise used_up(self._failures())
+            raise used_up(failures(self.ordering, self.metrics))
         if not self.complete:
             raise too_few_prompts(self.window.decided, self.window.accepted, self.config)
 
@@ -416,22 +390,6 @@ def seen_before(config: Config, texts: Iterable[str]) -> Seen:
     return seen
 
 
-def too_few_prompts(prompts: int, accepted: int, config: Config) -> SourcesEnded:
-    """The error for sources that end before the goal."""
-    return SourcesEnded(
-        f"the sources ended after {prompts} prompts: {accepted} of {config.num_stories} stories accepted",
-        hint="add prompts to the source, or lower num_stories",
-    )
-
-
-def used_up(failures: str) -> TooManyFailures:
-    """The error for prompts of which most failed with errors, where no more come."""
-    return TooManyFailures(
-        failures,
-        hint="the prompts are used up: mend the cause and give another output_path, or add prompts to go on with",
-    )
-
-
 def _window_size(config: Config, backend: Backend) -> int:
     rows = backend.limits.rows
     size = max(256, 4 * rows * min(config.attempts, 8)) if config.window is None else config.window
@@ -444,7 +402,3 @@ def _what_else_is_there(verdicts: MemoryObjectReceiveStream[tuple[Verdict, ...]]
     for _ in range(verdicts.statistics().current_buffer_used):
         found.extend(verdicts.receive_nowait())
     return found
-
-
-def _most_frequent(metrics: Metrics) -> str:
-    return ", ".join(f"{reason} ({count})" for reason, count in metrics.reasons.most_common(3)) or "none"

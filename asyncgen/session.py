@@ -20,6 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from asyncgen.backends import Backend, check_model, open_backend
 from asyncgen.backends.find import cautions, locate
 from asyncgen.config import Config, EchoBackend
+from asyncgen.endings import too_few_prompts, used_up
 from asyncgen.errors import ResumeRefused, RunStopped, SourcesEnded, TooManyFailures, TooManyRejections
 from asyncgen.metrics import Snapshot, View
 from asyncgen.output import (
@@ -33,7 +34,7 @@ from asyncgen.output import (
     open_output,
     peek,
 )
-from asyncgen.pipeline import Flow, seen_before, too_few_prompts, used_up
+from asyncgen.pipeline import Flow, seen_before
 from asyncgen.prompts import End, input_files, open_source
 from asyncgen.report import Outcome, Report
 from asyncgen.room import check_room
