@@ -228,6 +228,7 @@ def test_remote_code_is_for_a_pinned_revision_only(tmp_path: Path, revision: str
     assert "trust_remote_code needs a pinned revision (the 40 hexadecimal digits of a commit's hash)" in done.stderr
 
 
+@pytest.mark.timeout(300)
 def test_the_command_line_ends_with_2(model: Path, tmp_path: Path, trials: Trials) -> None:
     kept = shutil.copytree(model, tmp_path / "kept")
     for name, (make_hostile, expected) in list(HOSTILE.items())[: trials(2, 6)]:
