@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -143,17 +144,37 @@ PLANS = ((INT,), (TERM, INT), (INT, INT, INT), (HUP, TERM), (INT, INT), (TERM,),
 
 
 def test_at_random_moments_exit_codes_are_right_and_the_files_hold(tmp_path: Path, trials: Trials) -> None:
-    wanted = trials(5, 100)
+    """Two runs at once, for most of the time is waiting; each is interrupted again and again."""
+    wanted = trials(6, 100) // 2
     backend = "backend={{kind: echo, bad_share: 0.4, distinct: 4000, seconds_per_batch: {}}}"
     settings = ("--set", "max_attempts=2", "--set", "window=64", "--num-stories", str(60 * wanted))
     whole = asyncgen("run", *settings, "--set", backend.format(0), "--output-path", "whole.jsonl", cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr
-    rng = random.Random(7)
     arguments = (*settings, "--set", backend.format(0.05), "--output-path", "s.jsonl")
+    folders = [tmp_path / "one", tmp_path / "two"]
+    with ThreadPoolExecutor(2) as pool:
+        drained = list(
+            pool.map(interrupt_again_and_again, folders, [arguments] * 2, (PLANS, PLANS[::-1]), [wanted] * 2)
+        )
+    assert sum(drained) >= 2 * wanted // 5, "too few moments fell into the work"
+    for folder in folders:
+        done = asyncgen("run", *arguments, "--set", "backend.seconds_per_batch=0", cwd=folder)
+        assert done.returncode == 0, done.stderr
+        for name in ("{}.jsonl", "{}.rejected.jsonl"):
+            assert records(folder / name.format("s")) == records(tmp_path / name.format("whole"))
+        assert asyncgen("verify", "s.jsonl", cwd=folder).returncode == 0
+
+
+def interrupt_again_and_again(
+    folder: Path, arguments: tuple[str, ...], plans: tuple[tuple[signal.Signals, ...], ...], wanted: int
+) -> int:
+    """How many of the runs finished what was begun."""
+    folder.mkdir()
+    rng = random.Random(folder.name)
     drained = 0
     for trial in range(wanted):
-        signals = PLANS[trial % len(PLANS)]
-        code, messages = interrupted(arguments, tmp_path, signals, rng)
+        signals = plans[trial % len(plans)]
+        code, messages = interrupted(arguments, folder, signals, rng)
         _, *more = told = [number for number in signals if number != HUP]
         # Of two that come together either may be the first. A hang-up ends what has not begun. One more may come when
         # Python itself has let go of signals, and the system ends the process: to a shell, that is the same code.
@@ -162,14 +183,9 @@ def test_at_random_moments_exit_codes_are_right_and_the_files_hold(tmp_path: Pat
         assert "Traceback" not in messages
         if code != 128 + HUP:
             assert f"go on with: python -m asyncgen run {shlex.join(arguments)}" in messages
-        sound(tmp_path, at_once=bool(more))
+        sound(folder, at_once=bool(more))
         drained += "stopping: finishing what was begun" in messages
-    assert drained >= wanted // 5, "too few moments fell into the work"
-    done = asyncgen("run", *arguments, "--set", "backend.seconds_per_batch=0", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    for name in ("{}.jsonl", "{}.rejected.jsonl"):
-        assert records(tmp_path / name.format("s")) == records(tmp_path / name.format("whole"))
-    assert asyncgen("verify", "s.jsonl", cwd=tmp_path).returncode == 0
+    return drained
 
 
 def interrupted(

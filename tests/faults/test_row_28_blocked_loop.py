@@ -195,8 +195,13 @@ async def test_what_blocks_the_loop_is_noticed(
         await run_watched(config)
 
 
-async def test_a_model_never_blocks_the_loop(tmp_path: Path) -> None:
-    config = embedded.config_for(embedded.tiny_model(tmp_path / "model"), tmp_path)
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return embedded.tiny_model(tmp_path_factory.mktemp("model"))
+
+
+async def test_a_model_never_blocks_the_loop(model: Path, tmp_path: Path) -> None:
+    config = embedded.config_for(model, tmp_path)
     with nothing_may_block():
         report = await asyncgen.run(config)
         async with asyncgen.open_pipeline(config) as stories:
