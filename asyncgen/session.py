@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import anyio
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from asyncgen.backends import Backend, check_model, open_backend
 from asyncgen.backends.find import cautions, locate
@@ -35,7 +35,7 @@ from asyncgen.output import (
     peek,
 )
 from asyncgen.pipeline import Flow, seen_before
-from asyncgen.prompts import End, input_files, open_source
+from asyncgen.prompts import End, Sources, input_files, open_source
 from asyncgen.report import Outcome, Report
 from asyncgen.room import check_room
 from asyncgen.tasks import in_thread, single_cause, tell_nobody
@@ -130,7 +130,7 @@ class _Session:
         if begin is not None:
             begin(output.accepted)
         _tell_how_it_goes_on(config, output, self._tell)
-        source.resume(_ends(output), partial(_record_ends, output))
+        _resume(source, output)
         if output.complete or (source.count is not None and output.start >= source.count):
             return None, output
         backend = await self._opened("the model", "loading", open_backend(config, self._notice))
@@ -263,11 +263,11 @@ async def _stop_when_asked(flow: Flow, stop: anyio.Event, draining: anyio.Cancel
     draining.cancel()
 
 
-def _ends(output: Output) -> list[End]:
-    """Where earlier sessions recorded the end of a source whose places others took."""
+def _resume(source: Sources, output: Output) -> None:
+    """Goes on after the ends that earlier sessions recorded, of sources whose places others took."""
     try:
-        return _Ends.validate_python(output.facts.get(_ENDED, []))
-    except ValidationError as error:
+        source.resume(_Ends.validate_python(output.facts.get(_ENDED, [])), partial(_record_ends, output))
+    except ValueError as error:  # pydantic's are some too
         raise ResumeRefused(
             f"{output.places.manifest}: {_ENDED!r} under `facts` is not what a run wrote there",
             hint="put it back, or give another output_path",

@@ -165,3 +165,29 @@ def test_what_the_document_shows_runs(tmp_path: Path) -> None:
         assert len(records(tmp_path / f"{number}.jsonl")) == wanted[number]
     for target in re.findall(r"\]\(([^)#]+)\)", DOCUMENT):
         assert (ROOT / "docs" / target).exists()
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [
+        "text",
+        [{"source": 1}],
+        [{"source": 1, "index": 41}] * 2,
+        [{"source": 9, "index": 41}],
+        [{"source": 1, "index": -1}],
+        [{"source": 1, "index": 41}, {"source": 0, "index": 50}],
+        [{"source": 1, "index": 41}, {"source": 0, "index": 3}],
+    ],
+    ids=str,
+)
+async def test_ends_that_no_run_wrote_are_refused(tmp_path: Path, ends: object) -> None:
+    """Doubled, of no source, of none that is left, out of order."""
+    await asyncgen.run(config_for(tmp_path, GOOD, "items", "few"))
+    path = tmp_path / "s.run.json"
+    manifest = json.loads(path.read_text())
+    assert manifest["facts"]["sources ended"] == [{"source": 1, "index": 41}]
+    path.write_text(json.dumps(manifest | {"facts": manifest["facts"] | {"sources ended": ends}}))
+    before = lines(tmp_path / "s.jsonl")
+    with pytest.raises(asyncgen.ResumeRefused, match="'sources ended' under `facts` is not what a run wrote there"):
+        await asyncgen.run(config_for(tmp_path, GOOD, "items", "few", num_stories=120))
+    assert lines(tmp_path / "s.jsonl") == before
