@@ -2,9 +2,9 @@
 
 Memory may lack for a moment, because somebody else's process has it, or for good; or a single prompt needs more than
 there is. Which of these it is shows with time only. So a prompt that did not fit even alone is set aside and tried
-again, less and less often, while the others go on. It is given up when others were begun between its failures, often
-enough, and then one that is as long is given up as soon as it fails; or, if nothing at all fits, after a minute, and
-then one at a time: what lacks memory for an hour has lost a few prompts and not all of them.
+again, less and less often, while the others go on. It is given up when others did what it could not between its
+failures, often enough, and then one that is as long is given up as soon as it fails; or, if none did, after a minute,
+and then one in a minute: what lacks memory for an hour has lost a few prompts and not all of them.
 """
 
 from __future__ import annotations
@@ -12,17 +12,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from math import inf
+from typing import Literal
 
 from asyncgen.records import Prompt
 
-__all__ = ["Aside", "pause_after"]
+__all__ = ["Aside", "Stage", "pause_after"]
 
 SHORTEST, LONGEST = 0.05, 3.2
 """Seconds before something is tried again: twice as long each time."""
 TRIES = 7
-"""Failures of a prompt, with others that were begun in between, after which it is given up: 3 s at least."""
+"""Failures of a prompt, with another's success in between, after which it is given up: 3 s at least."""
 MINUTE = 60.0
-"""Seconds in which nothing fits, after which the prompt that has failed is given up."""
+"""Seconds of failures without another's success after which a prompt is given up, one in as many seconds."""
+
+Stage = Literal["prompt", "step"]
+"""What did not fit, or did: computing a prompt (of ``static``: all of a batch), or a token after it."""
 
 
 def pause_after(failures: int) -> float:
@@ -35,10 +40,13 @@ class _Record:
     """What is known of a prompt that did not fit."""
 
     prompt: Prompt
-    due: float
+    stage: Stage
+    due: float = 0.0
+    since: float = 0.0
+    """When it failed first after another's success."""
     attempts: int = 0
     counted: int = 0
-    """Failures that were its own: since the one before, another prompt was begun."""
+    """Failures with another's success in between."""
     others_fit: bool = True
 
 
@@ -48,7 +56,7 @@ class Aside:
     def __init__(self) -> None:
         self._records: dict[int, _Record] = {}
         self._waiting: set[int] = set()
-        self._nothing_fits_since: float | None = None
+        self._given_up = -inf
         self._too_long: int | None = None
 
     def __len__(self) -> int:
@@ -58,20 +66,20 @@ class Aside:
         """Whether it has failed before, so that it is to be tried alone."""
         return prompt.index in self._records
 
-    def failed(self, prompt: Prompt, now: float) -> bool:
+    def failed(self, prompt: Prompt, now: float, stage: Stage = "prompt") -> bool:
         """Records that ``prompt`` did not fit alone, and sets it aside. Returns whether it is given up instead."""
-        if self._nothing_fits_since is None:
-            self._nothing_fits_since = now
-        record = self._records.setdefault(prompt.index, _Record(prompt, now))
+        record = self._records.setdefault(prompt.index, _Record(prompt, stage))
+        record.stage = stage
         record.attempts += 1
-        record.counted += record.others_fit
-        record.others_fit = False
+        if record.others_fit:
+            record.counted += 1
+            record.since, record.others_fit = now, False
         length = _length(prompt)
         known = self._too_long is not None and length >= self._too_long
         if record.counted >= TRIES or known:
             self._too_long = min(length, self._too_long or length)
-        elif now - self._nothing_fits_since > MINUTE:
-            self._nothing_fits_since = now
+        elif now - max(record.since, self._given_up) > MINUTE:
+            self._given_up = now
         else:
             record.due = now + pause_after(record.attempts)
             self._waiting.add(prompt.index)
@@ -79,15 +87,14 @@ class Aside:
         self.finished(prompt)
         return True
 
-    def begun(self, prompts: Sequence[Prompt]) -> None:
-        """Records that these fitted, at least one."""
-        self._nothing_fits_since = None
+    def fitted(self, prompts: Sequence[Prompt], stage: Stage = "prompt") -> None:
+        """Records that these, at least one, did fit together."""
         if self._too_long is not None and max(map(_length, prompts)) >= self._too_long:
             self._too_long = None
         if self._records:
             indices = {prompt.index for prompt in prompts}
             for index, record in self._records.items():
-                record.others_fit |= bool(indices - {index})
+                record.others_fit |= record.stage == stage and bool(indices - {index})
 
     def finished(self, prompt: Prompt) -> None:
         """Forgets what was known of it: its answer is there, or it was given up."""

@@ -124,6 +124,8 @@ class Static:
         while (prompts := self._take(pool, aside)) or aside:
             group = self._complete(prompts, aside)
             from_thread.check_cancelled()
+            if not group:  # all of it is set aside
+                continue
             try:
                 from_thread.run_sync(completions.send_nowait, group)
             except (anyio.BrokenResourceError, anyio.ClosedResourceError):
@@ -158,7 +160,7 @@ class Static:
                 waiting += [part[rows:], part[:rows]]
             elif (answers := self._try(part, rows, began)) is not None:
                 self._budget.fitted(rows * cells)
-                aside.begun(part)
+                aside.fitted(part)
                 for prompt in part:
                     aside.finished(prompt)
                 done += answers

@@ -154,7 +154,8 @@ def _movement(snapshot: Snapshot) -> Hashable:
     """Differs from what it was if anything has been done since: all that is counted, and no time."""
     s = snapshot
     done = (s.generated, s.cells, s.batches, s.rows_filled, s.prefix_misses, s.attempts, s.accepted, s.rejected)
-    return (*done, s.stopping, *s.depths.values(), *s.validator_calls.values())
+    tried = s.out_of_memory  # each prompt only so often
+    return (*done, tried, s.stopping, *s.depths.values(), *s.validator_calls.values())
 
 
 def _bytes_moved() -> int:

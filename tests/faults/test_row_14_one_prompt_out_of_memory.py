@@ -167,6 +167,32 @@ def test_a_row_whose_steps_do_not_fit_is_lost_and_no_other(llama: Path, monkeypa
     anyio.run(main)
 
 
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("prompts", [1, 3])
+@pytest.mark.parametrize("after", [0, 4])
+def test_where_no_step_ever_fits_it_comes_to_an_end(
+    llama: Path, prompts: int, after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though each prompt can be computed, and has a token or five: that is no progress."""
+    compute = Decoder.compute
+
+    def fails(self: Decoder) -> Any:
+        if any(len(seat.row.tokens) > after for seat in self.seats):
+            raise torch.OutOfMemoryError("simulated")
+        return compute(self)
+
+    async def main() -> None:
+        async with opened(slots_for(llama, batch_size=4, temperature=0.9)) as backend:
+            wanted = make(backend, prompts, 30)
+            expected = said(await complete(backend, wanted))
+            monkeypatch.setattr(Decoder, "compute", fails)
+            for each in await complete(backend, wanted):
+                short = expected[each.prompt.index][1] <= after + 1
+                assert each.finish_reason == "error" or short
+
+    anyio.run(main)
+
+
 @pytest.mark.parametrize("how", ["one", "all"])
 def test_what_waits_for_memory_can_be_cancelled(llama: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shortage, "SHORTEST", 1e6)
@@ -206,33 +232,41 @@ def test_a_prompt_is_given_up_for_failing_while_others_fit(events: list[str]) ->
             assert len(aside) == 1
             assert aside.due(now + shortage.LONGEST) == (prompt(1),)
         elif event == "another fits":
-            aside.begun([prompt(2, 5)])
+            aside.fitted([prompt(2, 5)])
             other_fits = True
         else:
-            aside.begun([prompt(1)])
+            aside.fitted([prompt(1)])
             aside.finished(prompt(1))
             own, other_fits = 0, True
 
 
-@given(st.lists(st.floats(0.01, 30), min_size=1, max_size=50), st.integers(1, 5))
-def test_while_nothing_fits_one_at_most_is_given_up_in_a_minute(pauses: list[float], prompts: int) -> None:
+@given(st.lists(st.floats(0.01, 30), min_size=1, max_size=80), st.integers(1, 5), st.booleans())
+def test_while_nothing_fits_one_at_most_is_given_up_in_a_minute_and_one_is(
+    pauses: list[float], prompts: int, begins: bool
+) -> None:
+    """``begins``: each can be computed, alone, and then no step of it fits: that is no success."""
     aside, now, last = Aside(), 0.0, 0.0
+    stage: shortage.Stage = "step" if begins else "prompt"
     for turn, pause in enumerate(pauses):
-        if aside.failed(prompt(turn % prompts), now):
+        one = prompt(turn % prompts)
+        if begins:
+            aside.fitted([one], "prompt")
+        if aside.failed(one, now, stage):
             assert now - last > shortage.MINUTE
             last = now
+        assert now - last <= shortage.MINUTE + 30 * (prompts + 1)
         now += pause
 
 
 def test_once_a_length_was_given_up_the_next_one_costs_no_patience() -> None:
     aside = Aside()
     for turn in range(shortage.TRIES):
-        aside.begun([prompt(9, 5)])
+        aside.fitted([prompt(9, 5)])
         given_up = aside.failed(prompt(1, 100), turn)
     assert given_up
     assert not aside.failed(prompt(2, 99), 0.0)
     assert aside.failed(prompt(3, 100), 0.0)
-    aside.begun([prompt(4, 100)])  # it fits again
+    aside.fitted([prompt(4, 100)])  # it fits again
     assert not aside.failed(prompt(5, 100), 0.0)
 
 

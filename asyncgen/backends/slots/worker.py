@@ -16,7 +16,7 @@ from asyncgen.backends.chat import Chat
 from asyncgen.backends.decoding import Row
 from asyncgen.backends.loading import Loaded
 from asyncgen.backends.memory import TokenBudget, is_out_of_memory
-from asyncgen.backends.shortage import TRIES, Aside, pause_after
+from asyncgen.backends.shortage import TRIES, Aside, Stage, pause_after
 from asyncgen.backends.slots.arrangement import Seat
 from asyncgen.backends.slots.cache import LayerShape, pages_for
 from asyncgen.backends.slots.decoder import Decoder
@@ -129,13 +129,14 @@ class Worker:
             self._make_room(seats)
             return False
         self._finish(ended)
+        self._aside.fitted([seat.row.prompt for seat in seats], "step")
         self._failures = 0
         self._row_budget.fitted(len(seats))
         return True
 
     def _make_room(self, seats: Sequence[Seat]) -> None:
         """Lets rows begin anew later: half of them, those that have least to lose; at first none, for memory may come
-        back at once. One that is alone is given more time, and set aside if that does not help.
+        back at once. One that is alone is set aside when as many steps have failed in a row as a prompt may fail.
         """
         if self._decoder.torn:
             self._decoder.reset()
@@ -146,7 +147,7 @@ class Worker:
                 self._failures = 0
                 self._decoder.remove(seats[0])
                 self._leave(seats[0])
-                self._set_aside(seats[0].row.prompt, "a step of it does not fit")
+                self._set_aside(seats[0].row.prompt, "a step of it does not fit", "step")
         elif self._failures > 1:
             self._row_budget.failed(len(seats))
             leaving = sorted(seats, key=lambda seat: len(seat.row.tokens))[: len(seats) // 2]
@@ -161,9 +162,9 @@ class Worker:
             self._leave(seat)
         self._waiting.extendleft(seat.row.prompt for seat in seats)
 
-    def _set_aside(self, prompt: Prompt, why: str) -> None:
+    def _set_aside(self, prompt: Prompt, why: str, stage: Stage) -> None:
         """One that did not fit, not even alone, is tried again later, or given up."""
-        if self._aside.failed(prompt, monotonic()):
+        if self._aside.failed(prompt, monotonic(), stage):
             self._reject(prompt, f"{why}, not even alone")
 
     @property
@@ -267,9 +268,9 @@ class Worker:
                 self._prompt_budget.failed(tokens)
                 self._waiting.extendleft(reversed(group))
             else:
-                self._set_aside(group[0], "it does not fit")
+                self._set_aside(group[0], "it does not fit", "prompt")
         else:
-            self._aside.begun(group)
+            self._aside.fitted(group)
             self._prompt_budget.fitted(tokens)
 
     def _finish(self, ended: Sequence[Seat]) -> None:
