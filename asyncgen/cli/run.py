@@ -146,6 +146,7 @@ class _Run:
         if report is not None:
             tell(report.summary())
         if report is not None and report.complete:
+            self._signals.completed()
             return 0
         if self.watchdog.bit:
             _leave_stalled()

@@ -54,7 +54,7 @@ class Signals:
         self.received = 0
         """The first one's number; 0 if there was none."""
         self.count = 0
-        self._begun = self._over = False
+        self._begun = self._over = self._complete = False
         self._ends_within: SimpleQueue[float] = SimpleQueue()  # a queue that signal handlers may use
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: anyio.Event
@@ -64,11 +64,15 @@ class Signals:
         """From now on there is something to finish, and a terminal that goes away does not end it."""
         self._begun = True
 
+    def completed(self) -> None:
+        """From now on a signal ends the process as it would have ended: there is nothing to go on with."""
+        self._complete = True
+
     async def watch(self, work: Callable[[anyio.Event], Awaitable[_T]]) -> _T | None:
         """What ``work`` returns, None if a second signal cancelled it; the event it is given is set by the first."""
         threading.Thread(target=self._enforce, name="asyncgen signals", daemon=True).start()
-        self._loop = asyncio.get_running_loop()
         self._stop, self._cancel = anyio.Event(), anyio.Event()
+        self._loop = asyncio.get_running_loop()
         stop = anyio.Event()
         result: _T | None = None
         _handle(self._receive, signal.SIGINT, signal.SIGTERM)  # to the end of the process, which may take a while
@@ -91,6 +95,8 @@ class Signals:
 
     def _receive(self, number: int, _: FrameType | None) -> None:
         assert self._loop is not None
+        if self._complete:
+            os._exit(0)
         self.received = self.received or number
         self.count += 1 if self._begun or self.count else _CANCEL
         if self._over:

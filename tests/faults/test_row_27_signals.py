@@ -42,6 +42,20 @@ async def spins(text):
     while True:
         pass
 """
+SLOW_END = """\
+import atexit
+import time
+from pathlib import Path
+
+def linger():
+    Path("there").touch()
+    time.sleep(600)
+
+atexit.register(linger)
+
+def check(text):
+    return None
+"""
 SLOW_IMPORT = """\
 import time
 from pathlib import Path
@@ -137,6 +151,19 @@ def test_an_interrupt_at_any_moment_of_the_start_leaves_no_traceback(tmp_path: P
         assert "Traceback" not in messages
         assert run.returncode == 130, messages
     assert ours > 5
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_a_run_that_is_complete_changes_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    """It comes while Python ends, which takes seconds with torch in it."""
+    (tmp_path / "f.py").write_text(SLOW_END)
+    run = start("run", *ECHO, "--num-stories", "4", *functions("check"), cwd=tmp_path)
+    wait_until((tmp_path / "there").exists)
+    run.send_signal(number)
+    _, messages = run.communicate(timeout=60)
+    assert run.returncode == 0, messages
+    assert "complete: 4 of 4 stories" in messages
+    assert "stopped" not in messages
 
 
 INT, TERM, HUP = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
