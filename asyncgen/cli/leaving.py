@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import os
 import sys
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from asyncgen.dashboard import tell, wait_for_terminals
@@ -17,6 +19,8 @@ _T = TypeVar("_T")
 
 SECONDS = 3.0
 """Time that what is left may take to end."""
+LAST_SECONDS = 120.0
+"""Time that the interpreter's own end may take."""
 
 _left: list[asyncio.Runner] = []
 """Loops that cannot be closed: closing waits for their tasks."""
@@ -58,9 +62,13 @@ def end_soon(ending: BaseException | None) -> None:
     if isinstance(ending, SystemExit):
         code = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
     if not _left:
+        with suppress(OSError, ValueError, AttributeError):  # no standard error: then there is nobody to tell
+            # By a thread of C, for what Python calls when it ends (``__del__``) stops all of Python's.
+            faulthandler.dump_traceback_later(LAST_SECONDS, exit=True)
         timer = threading.Timer(SECONDS, _end_now, [code])
         timer.daemon = True
-        timer.start()
+        with suppress(RuntimeError):  # no thread to be had
+            timer.start()
         return
     if ending is not None and not isinstance(ending, SystemExit):
         sys.excepthook(type(ending), ending, ending.__traceback__)

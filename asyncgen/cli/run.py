@@ -131,12 +131,18 @@ class _Run:
             return 0
         try:
             report = run_loop(partial(self._signals.watch, partial(self._make, resume, begin)))
-        except Exception as error:
+        except BaseException as error:
             if self.watchdog.bit:
                 _leave_stalled()
             for each in filter(None, [error.report] if isinstance(error, errors.RunStopped) else self._cut_short):
                 tell(each.summary())  # what was refused before anything was generated has none
-            raise
+            if isinstance(error, Exception):
+                raise
+            # Whatever raises it in a task or callback of its own, asyncio ends the loop with it.
+            raise errors.AsyncgenError(
+                f"code of yours ended the event loop with {type(error).__name__} {error}".rstrip(),
+                hint="a check or a source may raise it where it is called, but not in a task of its own",
+            ) from error
         finally:
             self.watchdog.phase()
         return self._exit_code(report or next(iter(self._cut_short), None))

@@ -1,8 +1,8 @@
 """What a command does when it is interrupted.
 
-Python's own handlers, not the event loop's: user code that blocks the loop must not make the program deaf. A handler
-runs between two bytecodes of the main thread, whatever the loop is doing, and must take no lock: what it interrupted
-may hold it.
+Not the event loop's handlers: code of the user's that blocks the loop must not make the program deaf. Nor Python's
+alone, which run between two bytecodes of the main thread, and so not while that is in code in C. What the interpreter's
+own handler, in C, writes into a pipe (``signal.set_wakeup_fd``) is read by a thread, which acts on it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import signal
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
-from queue import Empty, SimpleQueue
+from math import inf
+from time import monotonic
 from types import FrameType
 from typing import NoReturn, TypeVar
 
@@ -38,6 +39,8 @@ it and a commit. With the usual 20 seconds, that fits into the 30 after which sy
 """
 
 _STOP, _CANCEL = 1, 2
+_HANDLED = 0x80
+"""Marks a byte that says how many signals Python has handled. The others are numbers of signals, as they come."""
 _STDERR = 2
 
 
@@ -55,10 +58,12 @@ class Signals:
         """The first one's number; 0 if there was none."""
         self.count = 0
         self._begun = self._over = self._complete = False
-        self._ends_within: SimpleQueue[float] = SimpleQueue()  # a queue that signal handlers may use
+        self._handled = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: anyio.Event
         self._cancel: anyio.Event
+        self._heard, self._told = os.pipe()
+        os.set_blocking(self._told, False)
 
     def begun(self) -> None:
         """From now on there is something to finish, and a terminal that goes away does not end it."""
@@ -70,11 +75,12 @@ class Signals:
 
     async def watch(self, work: Callable[[anyio.Event], Awaitable[_T]]) -> _T | None:
         """What ``work`` returns, None if a second signal cancelled it; the event it is given is set by the first."""
-        threading.Thread(target=self._enforce, name="asyncgen signals", daemon=True).start()
         self._stop, self._cancel = anyio.Event(), anyio.Event()
         self._loop = asyncio.get_running_loop()
+        threading.Thread(target=self._listen, name="asyncgen signals", daemon=True).start()
         stop = anyio.Event()
         result: _T | None = None
+        signal.set_wakeup_fd(self._told, warn_on_full_buffer=False)
         _handle(self._receive, signal.SIGINT, signal.SIGTERM)  # to the end of the process, which may take a while
         try:
             with single_cause(), self._hang_up_survived():
@@ -94,31 +100,45 @@ class Signals:
                 self._loop.call_soon_threadsafe(self._cancel.set)
 
     def _receive(self, number: int, _: FrameType | None) -> None:
+        """In the main thread, sooner or later: for the time in which there are no other threads any more, and where
+        somebody else has taken the wakeup descriptor.
+        """
+        if self._complete:
+            os._exit(0)
+        if self._over:
+            _leave(self.received or number, self._again)
+        self._handled += 1
+        self.received = self.received or number
+        with suppress(BlockingIOError):  # then there is enough to be read
+            os.write(self._told, bytes([_HANDLED | min(self._handled, 15)]))
+
+    def _listen(self) -> None:
+        """In a thread: does what each signal asks for, and ends the process when the time is over that it leaves."""
+        heard, before, end = 0, 0, inf
+        while select.select([self._heard], [], [], None if end == inf else max(0.0, end - monotonic()))[0]:
+            for byte in os.read(self._heard, 64):
+                if byte & _HANDLED:
+                    heard = max(heard, byte & ~_HANDLED)
+                elif byte in (signal.SIGINT, signal.SIGTERM):
+                    heard += 1
+                    self.received = self.received or byte
+            if heard and not self.count and not self._begun:
+                before = 1  # as if there had been one: there is nothing to finish
+            if heard + before > self.count and heard:
+                self.count = heard + before
+                end = monotonic() + self._act()
+        _leave(self.received, self._again)
+
+    def _act(self) -> float:
+        """Does what so many signals ask for; seconds after which the process is to end, whatever does not come back."""
         assert self._loop is not None
         if self._complete:
             os._exit(0)
-        self.received = self.received or number
-        self.count += 1 if self._begun or self.count else _CANCEL
-        if self._over:
+        if self._over or self.count > _CANCEL:
             _leave(self.received, self._again)
-        elif self.count == _STOP:
-            self._ends_within.put(self._drain_timeout + GRACE_SECONDS)
-            self._loop.call_soon_threadsafe(self._stop.set)
-        elif self.count == _CANCEL:
-            self._ends_within.put(SECOND_SIGNAL_SECONDS)
-            self._loop.call_soon_threadsafe(self._cancel.set)
-        else:
-            _leave(self.received, self._again)
-
-    def _enforce(self) -> None:
-        """In a thread that is there before it is needed: ends the process when the time is over that the last signal
-        leaves.
-        """
-        seconds = self._ends_within.get()
-        with suppress(Empty):
-            while True:
-                seconds = self._ends_within.get(timeout=seconds)
-        _leave(self.received, self._again)
+        with suppress(RuntimeError):  # the loop has just been closed
+            self._loop.call_soon_threadsafe((self._stop if self.count == _STOP else self._cancel).set)
+        return self._drain_timeout + GRACE_SECONDS if self.count == _STOP else SECOND_SIGNAL_SECONDS
 
     async def _say_and_stop(self, stop: anyio.Event) -> None:
         await self._stop.wait()

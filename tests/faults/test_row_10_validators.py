@@ -344,3 +344,30 @@ async def test_such_a_run_is_not_complete_when_it_is_started_again(
     for _ in range(2):
         report = await asyncgen.run(config)
         assert (report.complete, report.snapshot.accepted, report.snapshot.rejected) == (True, 3, 30)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("await asyncio.gather(asyncio.create_task(ends(SystemExit(0))))", "SystemExit 0"),
+        ("await asyncio.gather(asyncio.create_task(ends(KeyboardInterrupt())))", "KeyboardInterrupt"),
+        ("asyncio.get_running_loop().call_soon(sys.exit, 3)", "SystemExit 3"),
+    ],
+)
+def test_what_ends_the_event_loop_is_an_error_and_no_end_of_the_run(tmp_path: Path, body: str, said: str) -> None:
+    """asyncio lets these out of tasks and callbacks that are not ours."""
+    (tmp_path / "f.py").write_text(
+        "import asyncio, sys\n"
+        "async def ends(error):\n"
+        "    raise error\n"
+        "async def check(text, calls=[]):\n"
+        "    calls.append(text)\n"
+        f"    if len(calls) == 30:\n        {body}\n"
+    )
+    settings = ("backend={kind: echo, seconds_per_batch: 0.02}", "validation.functions=[{function: 'f.py:check'}]")
+    flags = ("--num-stories", "200", *(part for setting in settings for part in ("--set", setting)))
+    done = program("run", *flags, cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert f"code of yours ended the event loop with {said}" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "of 200 stories" in done.stderr

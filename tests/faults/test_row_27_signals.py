@@ -30,8 +30,13 @@ from tests.terminal import Terminal
 pytestmark = pytest.mark.timeout(1200)
 
 BLOCKING = """\
+import hashlib
 import time
 from pathlib import Path
+
+async def computes(text):
+    Path("there").touch()
+    hashlib.pbkdf2_hmac("sha256", b"a", b"b", 10**9)
 
 async def sleeps(text):
     Path("there").touch()
@@ -166,6 +171,33 @@ def test_a_signal_to_a_run_that_is_complete_changes_nothing(tmp_path: Path, numb
     assert "stopped" not in messages
 
 
+def test_a_process_that_hangs_when_python_ends_is_ended(tmp_path: Path) -> None:
+    """In what is called when no other thread of Python runs any more."""
+    (tmp_path / "f.py").write_text(
+        "import time\n"
+        "class Hangs:\n"
+        "    def __del__(self, sleep=time.sleep):\n"
+        "        sleep(600)\n"
+        "x = Hangs()\n"
+        "def check(text):\n"
+        "    return None\n"
+    )
+    program = "from asyncgen.cli import leaving, main; leaving.LAST_SECONDS = 2; main()"
+    arguments = ("run", *ECHO, "--num-stories", "4", *functions("check"))
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "complete: 4 of 4 stories" in done.stderr
+    assert "Timeout (0:00:02)" in done.stderr
+    assert done.returncode == 1
+
+
 INT, TERM, HUP = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 PLANS = ((INT,), (TERM, INT), (INT, INT, INT), (HUP, TERM), (INT, INT), (TERM,), (HUP, INT, INT))
 
@@ -276,7 +308,7 @@ def hanging(folder: Path, hang: str, *options: str) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize("name", ["sleeps", "spins"])
+@pytest.mark.parametrize("name", ["sleeps", "spins", "computes"])
 @pytest.mark.parametrize("count", [2, 3])
 def test_code_that_blocks_the_loop_does_not_make_a_run_deaf(tmp_path: Path, name: str, count: int) -> None:
     (tmp_path / "f.py").write_text(BLOCKING)
