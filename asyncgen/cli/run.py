@@ -173,8 +173,12 @@ class _Run:
             notice=self._tell_more,
             begin=partial(self._announce, begin),
             cut_short=self._cut_short.append,
-            phase=self.watchdog.phase,
+            phase=self._phase,
         )
+
+    def _phase(self, name: str) -> None:
+        _fill_standard_descriptors()
+        self.watchdog.phase(name)
 
     async def _watch(self, flow: Watched) -> None:
         self._signals.begun()
@@ -190,6 +194,15 @@ class _Run:
         so_far = f" (going on after {made})" if made else ""
         model = "the echo backend" if config.backend.kind == "echo" else config.model_name
         self._tell_more(f"asyncgen {asyncgen.__version__}: {goal} with {model}{so_far}")
+
+
+def _fill_standard_descriptors() -> None:
+    """If code of the user's has closed one of them, no file of the run gets its number, and what is told with it."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
 
 
 def _leave_stalled() -> NoReturn:

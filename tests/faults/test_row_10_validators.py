@@ -371,3 +371,12 @@ def test_what_ends_the_event_loop_is_an_error_and_no_end_of_the_run(tmp_path: Pa
     assert f"code of yours ended the event loop with {said}" in done.stderr
     assert "Traceback" not in done.stderr
     assert "of 200 stories" in done.stderr
+
+
+def test_what_closes_standard_streams_gets_no_words_into_the_files(tmp_path: Path) -> None:
+    (tmp_path / "f.py").write_text("import os\nfor number in range(3):\n    os.close(number)\ndef check(text): ...\n")
+    flags = ("--num-stories", "200", "--set", "backend.kind=echo", "--output-path", "s.jsonl")
+    done = program("run", *flags, "--set", "validation.functions=[{function: 'f.py:check'}]", cwd=tmp_path)
+    assert done.returncode == 0
+    assert len(records(tmp_path / "s.jsonl")) == 200
+    assert program("verify", "s.jsonl", cwd=tmp_path).returncode == 0
