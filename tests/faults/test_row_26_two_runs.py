@@ -4,6 +4,7 @@ with exit 3, in less than a second (the ceiling here is ten times that). A kille
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -99,3 +100,31 @@ def test_beside_a_run_none_begins_nothing_is_repaired_and_what_is_safe_can_be_ve
         first.kill()
         first.communicate()
     assert asyncgen("run", *ECHO, "--num-stories", "20", "--output-path", "s.jsonl", cwd=tmp_path).returncode == 0
+
+
+def test_a_lock_does_not_live_on_in_children_that_code_of_yours_has_forked(tmp_path: Path) -> None:
+    """A pool of processes, say: killed with the run it is not."""
+    program = (
+        "import os, signal, sys, time\n"
+        "from pathlib import Path\n"
+        "from asyncgen.output.lock import Lock\n"
+        "from asyncgen.output.places import Places\n"
+        "Lock(Places.of(Path('s.jsonl'))).take()\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    time.sleep(60)\n"
+        "    os._exit(0)\n"
+        "print(child, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True
+    ) as killed:
+        assert killed.stdout is not None
+        child = int(killed.stdout.readline())
+        killed.wait()
+        try:
+            done = asyncgen("run", *ECHO, "--num-stories", "3", "--output-path", "s.jsonl", cwd=tmp_path)
+        finally:
+            os.kill(child, signal.SIGKILL)
+    assert done.returncode == 0, done.stderr
