@@ -11,7 +11,10 @@ FLOOR_TESTS := tests/backends tests/test_session.py tests/test_preview.py tests/
 # Two OpenMP threads that spin while another process runs slow each other down forty-fold; waiting passively they do not.
 test faults soak fuzz: export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test test-floor faults soak fuzz check model bench bench-engines docs dist clean
+.PHONY: help demo test test-floor faults soak fuzz check model bench bench-engines docs dist clean
+
+help:  ## what there is to make
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1: \2/p' Makefile
 
 demo: $(STAMP)  ## make a hundred stories with the bundled model, read every line again, and show three of them
 	$(BIN)/python -m asyncgen run configs/quickstart.yaml

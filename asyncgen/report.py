@@ -55,6 +55,8 @@ class Report:
         if s.reasons:
             now = " (this time)" if s.accepted_before or s.rejected_before else ""
             lines.append("  refused   " + ", ".join(f"{kind} {count}" for kind, count in s.reasons.items()) + now)
+        if self.outcome != "complete" and (unwritten := s.depths.get("in order", 0)):
+            lines.append(f"  let go    {unwritten} texts that waited for earlier ones; they are made again, the same")
         lines.append(f"  stories   {self.output_path}")
         if s.rejected:
             earlier = f", {s.rejected_before} of them earlier" if s.rejected_before else ""

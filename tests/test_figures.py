@@ -227,6 +227,13 @@ def test_slots_in_words() -> None:
     line = "  engine    16 slots, on average 75% of them in use; prefix hits 98%"
     assert line in Report("complete", SLOTS, Path("s"), Path("r")).summary().splitlines()
     assert "engine" not in Report("complete", SNAPSHOT, Path("s"), Path("r")).summary()
+
+
+def test_a_report_tells_what_was_let_go() -> None:
+    stopped = Report("stopped", SNAPSHOT, Path("s"), Path("r"))
+    line = "  let go    2 texts that waited for earlier ones; they are made again, the same"
+    assert line in stopped.summary().splitlines()
+    assert "let go" not in replace(stopped, outcome="complete").summary()
     assert "prefix" not in one_line(SNAPSHOT, figures(SNAPSHOT))
 
 

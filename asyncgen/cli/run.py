@@ -62,7 +62,7 @@ def run_command(
         Resuming,
         typer.Option(
             metavar="HOW",
-            help="auto goes on with records that are there, never refuses them, require refuses when there are none.",
+            help="Records that are there: auto goes on with them, never stops, require stops without any.",
         ),
     ] = Resuming.AUTO,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show errors and the final summary only.")] = False,

@@ -120,8 +120,8 @@ class Watchdog:
         try:
             what = f"{self._what(seconds)}{self._who()}"
             tell(f"{what}; this is where it stands:\n{threads()}{tasks(self._loop)}{what}")
-            tell(f"stopped; what was decided is on disk; go on with: {self._again}")
             _log.error("%s", what)
+            tell(f"stopped; what was decided is on disk; go on with: {self._again}")
         finally:
             self._cancel()
 

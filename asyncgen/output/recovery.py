@@ -40,8 +40,8 @@ __all__ = ["Kept", "Mark", "begins_as_ours", "cut", "damaged", "examine", "own_c
 
 _HEAD = b'{"story_id": "story_'
 _HINT = (
-    "put the file back as the run left it, or save what is sound (asyncgen repair) and give another output_path; "
-    "asyncgen verify names every line that is wrong; no record has been changed"
+    "put the file back as the run left it, or save what is sound (asyncgen repair) and make the rest with another "
+    "output_path and seed; asyncgen verify names every line that is wrong; no record has been changed"
 )
 
 
