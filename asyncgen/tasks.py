@@ -10,9 +10,15 @@ from typing import TypeVar
 import anyio
 import anyio.to_thread
 
-__all__ = ["as_raised", "ends_this_task", "in_thread", "single_cause", "tell_nobody"]
+__all__ = ["as_raised", "awake", "ends_this_task", "in_thread", "single_cause", "tell_nobody"]
 
 _T = TypeVar("_T")
+
+_LOOKS = 16
+"""Looks at the clock in the time that is allowed."""
+_LONGEST_PAUSE = 1.0
+_STANDSTILL = 0.25
+"""A look that comes so many seconds late says that the process, or its event loop, stood still."""
 
 
 def tell_nobody(_: str) -> None:
@@ -53,6 +59,39 @@ def ends_this_task(error: BaseException) -> bool:
     except RuntimeError:  # a coroutine that is closed after its loop
         return True
     return task is None or (isinstance(error, asyncio.CancelledError) and task.cancelling() > 0)
+
+
+@contextmanager
+def awake(seconds: float | None, late: Callable[[], object]) -> Iterator[None]:
+    """Calls ``late`` if what is inside takes longer than ``seconds`` (None: never), leaving out the time in which
+    everything stood still: a process that was stopped and goes on (Ctrl-Z, a container that is paused, a laptop asleep)
+    finds each deadline by the clock exceeded, though nobody was slow.
+    """
+    if seconds is None:
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    pause = min(_LONGEST_PAUSE, seconds / _LOOKS)
+    left = seconds
+    timer: asyncio.TimerHandle
+
+    def look(began: float, step: float) -> None:
+        nonlocal left, timer
+        passed = loop.time() - began
+        left -= passed if passed < step + _STANDSTILL else step
+        if left > 0:
+            timer = wait(min(pause, left))
+        else:
+            late()
+
+    def wait(step: float) -> asyncio.TimerHandle:
+        return loop.call_later(step, look, loop.time(), step)
+
+    timer = wait(pause)
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 async def in_thread(function: Callable[..., _T], *arguments: object) -> _T:

@@ -15,6 +15,7 @@ import inspect
 import json
 import logging
 from collections.abc import AsyncGenerator, Callable, Mapping
+from functools import partial
 from typing import Any
 
 import anyio
@@ -25,7 +26,7 @@ from asyncgen.errors import ConfigError, DataError
 from asyncgen.functions import described, find_function, raised_at
 from asyncgen.prompts.items import KEYS, ready_prompt
 from asyncgen.records import Prompt
-from asyncgen.tasks import ends_this_task
+from asyncgen.tasks import awake, ends_this_task
 from asyncgen.text_files import check_text, found
 
 _log = logging.getLogger(__name__)
@@ -68,8 +69,9 @@ class PythonItems:
         try:
             while True:
                 try:
-                    async with asyncio.timeout(self._timeout) as limit:  # in this task, unlike ``wait_for``
-                        item = await anext(generator)
+                    async with asyncio.timeout(None) as limit:  # in this task, unlike ``wait_for``
+                        with awake(self._timeout, partial(_expire, limit)):
+                            item = await anext(generator)
                 except StopAsyncIteration:
                     if limit.expired():  # it caught the cancellation, and returned
                         raise self._late(number) from None
@@ -139,6 +141,10 @@ def _check_kind(function: Callable[..., Any], where: str) -> None:
         raise ConfigError(f"{where}: is a coroutine function, which returns; {_EXPECTED}", hint="yield each prompt")
     kind = "a class" if inspect.isclass(function) else "not an async generator function"
     raise ConfigError(f"{where}: is {kind}; {_EXPECTED}")
+
+
+def _expire(limit: asyncio.Timeout) -> None:
+    limit.reschedule(asyncio.get_running_loop().time())
 
 
 def _is_being_closed() -> bool:

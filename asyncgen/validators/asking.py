@@ -22,7 +22,7 @@ from asyncgen.config import FunctionValidator, Validation
 from asyncgen.errors import ConfigError, TooManyRejections
 from asyncgen.functions import described, find_function, raised_at
 from asyncgen.records import Completion, Message, Verdict
-from asyncgen.tasks import ends_this_task
+from asyncgen.tasks import awake, ends_this_task
 from asyncgen.validators.answers import Answer, CheckFailed, Failures, read_answer
 from asyncgen.validators.apart import wait_apart
 from asyncgen.validators.blocking import watched
@@ -174,7 +174,7 @@ class FunctionCheck:
 
     async def _call(self, completion: Completion, given_up: Callable[[], object]) -> Answer:
         """What the function answers. Raises CheckFailed, or what the function raises."""
-        with anyio.move_on_after(self._timeout):
+        with anyio.CancelScope() as scope, awake(self._timeout, scope.cancel):
             try:
                 if self._is_async:
                     return read_answer(await self._wait(partial(self._function, completion), given_up))
@@ -207,7 +207,7 @@ class FunctionCheck:
         """Calls that took too long leave their threads behind; there must not be ever more of them. When there are too
         many, one may take as long again to end.
         """
-        with anyio.move_on_after(self._timeout):
+        with anyio.CancelScope() as scope, awake(self._timeout, scope.cancel):
             await self._threads.wait_until_fewer(self._most_left_behind)
             return
         if not self.given_up:

@@ -6,6 +6,8 @@ burning a night, resumable.
 from __future__ import annotations
 
 import json
+import signal
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -22,7 +24,7 @@ from asyncgen.validators import Judge
 from tests.faults.conftest import Trials
 from tests.flows import Record, config_for, decide, flow_for
 from tests.programs import asyncgen as program
-from tests.programs import records
+from tests.programs import records, start
 from tests.validators.making import asking, checks, join_checks, refused
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_thread_of_ours_is_left")]
@@ -380,3 +382,42 @@ def test_what_closes_standard_streams_gets_no_words_into_the_files(tmp_path: Pat
     assert done.returncode == 0
     assert len(records(tmp_path / "s.jsonl")) == 200
     assert program("verify", "s.jsonl", cwd=tmp_path).returncode == 0
+
+
+def test_time_in_which_the_process_stood_still_is_no_time_of_a_functions(tmp_path: Path, trials: Trials) -> None:
+    """A container that is paused, a laptop asleep: longer than the timeouts of a check and of a source."""
+    (tmp_path / "slow.py").write_text(
+        """
+import asyncio, pathlib
+
+async def prompts(start):
+    for number in range(start, 4):
+        pathlib.Path("asked").touch()
+        await asyncio.sleep(0.5)
+        yield f"tell {number}"
+
+async def check(completion):
+    pathlib.Path("begun").touch()
+    await asyncio.sleep(0.5)
+"""
+    )
+    (tmp_path / "c.yaml").write_text(
+        "backend: {kind: echo}\nmax_attempts: 1\nnum_stories: 4\n"
+        "sources: [{kind: python, function: slow.py:prompts, timeout: 2}]\n"
+        "validation: {functions: [{function: slow.py:check, timeout: 2}]}\n"
+    )
+    for _ in range(trials(1, 3)):
+        begun = (tmp_path / "asked", tmp_path / "begun")
+        for path in (*begun, *tmp_path.glob("stories.*")):
+            path.unlink(missing_ok=True)
+        run = start("run", "c.yaml", cwd=tmp_path)
+        for path in begun:
+            while not path.exists() and run.poll() is None:
+                time.sleep(0.01)
+            run.send_signal(signal.SIGSTOP)
+            time.sleep(3)
+            run.send_signal(signal.SIGCONT)
+        _, said = run.communicate(timeout=60)
+        assert run.returncode == 0, said
+        manifest = json.loads((tmp_path / "stories.run.json").read_text())
+        assert manifest["facts"]["last session"]["refused attempts"] == {}, "no text paid for it"
