@@ -28,7 +28,7 @@ from asyncgen.validators.apart import wait_apart
 from asyncgen.validators.blocking import watched
 from asyncgen.validators.judge import BUILT_IN, KINDS
 from asyncgen.validators.quality import low_quality, mean
-from asyncgen.validators.threads import Threads
+from asyncgen.validators.threads import NoThread, Threads
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +39,10 @@ Count = Callable[[str, float], object]
 
 LEFT_BEHIND = 4
 """Calls that took too long and have not ended, beside which others are begun; ``concurrency``, if that is more."""
+
+
+THREAD_PAUSE = 0.1
+"""Seconds after which a thread that was not to be had is asked for again."""
 
 
 def load_functions(settings: Validation) -> tuple[FunctionCheck, ...]:
@@ -153,12 +157,20 @@ class FunctionCheck:
         """Whether it failed so often that it stopped the run."""
 
     async def __call__(self, completion: Completion, count: Count) -> Answer:
-        """What the function says, or that it failed. Raises TooManyRejections when it does so too often."""
+        """What the function says, or that it failed. Raises TooManyRejections when it does so too often, and when there
+        is no thread to call it in.
+        """
         async with self._slots:
             await self._wait_while_stuck()
             counted = _Once(partial(count, self.name), time.monotonic())
             try:
-                answer = await self._call(_copied(completion), counted)
+                answer = await self._call_when_possible(completion, counted)
+            except NoThread as error:
+                raise TooManyRejections(
+                    f"the check {self.name!r} was not called for {self._timeout:g} s: the system gives no thread: "
+                    f"{error}",
+                    hint="allow the process more threads or memory, or ask for fewer of either, then run again",
+                ) from error
             except Exception as error:  # noqa: BLE001  # whatever it is: this text's check failed
                 _log.debug("the check %r failed", self.name, exc_info=error)
                 said = self._said(error)
@@ -171,6 +183,22 @@ class FunctionCheck:
 
     def _blocked(self, seconds: float) -> None:
         self.blocked += seconds
+
+    async def _call_when_possible(self, completion: Completion, given_up: Callable[[], object]) -> Answer:
+        """As ``_call``; where the system gives no thread it waits for one, since that says nothing about the text.
+
+        Raises NoThread, once, when none came for as long as a call may take.
+        """
+        waited = 0.0
+        while True:
+            try:
+                return await self._call(_copied(completion), given_up)
+            except NoThread:
+                if waited >= self._timeout and not self.given_up:
+                    self.given_up = True
+                    raise
+            await anyio.sleep(THREAD_PAUSE)
+            waited += THREAD_PAUSE
 
     async def _call(self, completion: Completion, given_up: Callable[[], object]) -> Answer:
         """What the function answers. Raises CheckFailed, or what the function raises."""

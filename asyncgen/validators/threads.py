@@ -13,7 +13,11 @@ from contextlib import suppress
 
 import anyio
 
-__all__ = ["Threads"]
+__all__ = ["NoThread", "Threads"]
+
+
+class NoThread(Exception):
+    """The system gives no thread now, so that the function was not called; one that ends may make room."""
 
 
 class Threads:
@@ -31,7 +35,10 @@ class Threads:
             await self._one_ended.wait()
 
     async def run(self, function: Callable[[], object]) -> object:
-        """What ``function`` returns or raises. Cancelled, it leaves the thread behind, which ends with its call."""
+        """What ``function`` returns or raises. Cancelled, it leaves the thread behind, which ends with its call.
+
+        Raises NoThread if there is none to be had.
+        """
         loop = asyncio.get_running_loop()
         done = anyio.Event()
         abandoned = False
@@ -53,7 +60,11 @@ class Threads:
             with suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(ended)
 
-        threading.Thread(target=work, name=f"asyncgen validator {self._name}", daemon=True).start()
+        thread = threading.Thread(target=work, name=f"asyncgen validator {self._name}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            raise NoThread(str(error)) from error
         try:
             await done.wait()
         finally:

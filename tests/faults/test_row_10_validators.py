@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -421,3 +422,33 @@ async def check(completion):
         assert run.returncode == 0, said
         manifest = json.loads((tmp_path / "stories.run.json").read_text())
         assert manifest["facts"]["last session"]["refused attempts"] == {}, "no text paid for it"
+
+
+@pytest.mark.parametrize("failing", [20, 1_000_000])
+async def test_without_threads_nothing_is_said_about_a_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    path, _ = checks(tmp_path, "def check(c): pass")
+    begin, left = threading.Thread.start, [None] * failing
+
+    def start_or_fail(thread: threading.Thread) -> None:
+        if thread.name.startswith("asyncgen validator") and left:
+            left.pop()
+            raise RuntimeError("can't start new thread")
+        begin(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_or_fail)
+    found: list[Record] = []
+
+    async def sink(group: Sequence[Record]) -> None:
+        found.extend(group)
+
+    with anyio.fail_after(60):
+        async with flow_for(asking(path, each={"timeout": 0.5}), prompts=40) as flow:
+            if failing > 40:
+                with pytest.raises(TooManyRejections, match=r"'check' was not called for .* can't start new thread"):
+                    await flow.run(sink)
+            else:
+                await flow.run(sink)
+    assert not refused(found)
+    assert len(found) == (0 if failing > 40 else 40)
