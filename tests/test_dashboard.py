@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -219,6 +222,34 @@ def test_last_words_that_wait_for_a_terminal_are_no_standstill(tmp_path: Path) -
     assert terminal.process.poll() is None
     terminal.follow()
     assert terminal.wait() == 0
+
+
+def test_a_pipe_that_nobody_reads_holds_up_nothing(tmp_path: Path) -> None:
+    """Not even the end of the process, for more than a few seconds."""
+    ours, theirs = os.pipe()
+    fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, 4096)
+    settings = ("--set", "backend={kind: echo, bad_share: 0.2}", "--num-stories", "400", "--log-level", "debug")
+    command = [sys.executable, "-m", "asyncgen", "run", *settings, "--set", "watchdog=20"]
+    run = subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=theirs)
+    try:
+        os.close(theirs)
+        wait_until(lambda: is_complete(tmp_path) or run.poll() is not None)
+        assert run.wait(60) == 0
+        assert len((tmp_path / "stories.jsonl").read_bytes().splitlines()) == 400
+        assert b"complete: 400" not in os.read(ours, 8192), "nobody read it, and it was full"
+    finally:
+        run.kill()
+        run.wait()
+        os.close(ours)
+
+
+async def test_what_is_told_through_a_pipe_comes_whole_and_in_order() -> None:
+    ours, theirs = os.pipe()
+    told = [f"{number} {'x' * 100}" for number in range(5000)]
+    with os.fdopen(theirs, "w") as out, os.fdopen(ours) as reader:
+        for text in told:
+            tell(text, out)  # on the loop, and nobody reads
+        assert [reader.readline().rstrip() for _ in told] == told
 
 
 @pytest.mark.parametrize("done", [False, True])

@@ -1,14 +1,20 @@
-"""Writing to a terminal that may be held (Ctrl-S), or that nobody reads, without waiting for it."""
+"""Writing to a terminal that may be held (Ctrl-S), or to a pipe that nobody reads, without waiting for it."""
 
 from __future__ import annotations
 
+import io
 import os
+import stat
 import threading
+import time
+from contextlib import suppress
 from typing import TextIO
 from weakref import WeakSet
 
 __all__ = ["Patient", "terminals_held", "wait_for_terminals"]
 
+LAST_WORDS_SECONDS = 5.0
+"""Time for a reader of what is no terminal to take the last words: nobody can see that they are waited for."""
 MOST = 1_000_000
 """Characters that may wait for a terminal; what is told beyond them is lost."""
 
@@ -32,6 +38,13 @@ class Patient:
     def of(out: TextIO) -> Patient | None:
         """The one in front of ``out``, if there is one."""
         return next((each for each in list(_patients) if each.out is out), None)
+
+    @staticmethod
+    def before(out: TextIO) -> Patient | None:
+        """The one in front of ``out``, made if there is none; None if ``out`` never lets one wait."""
+        with _making:
+            found = Patient.of(out)
+            return Patient(out) if found is None and _may_wait(out) else found
 
     @property
     def held(self) -> bool:
@@ -67,7 +80,13 @@ class Patient:
                 raise self._error
             if self._thread is None and self._pending:
                 self._thread = threading.Thread(target=self._pass_on, name="asyncgen terminal", daemon=True)
-                self._thread.start()
+                try:
+                    self._thread.start()
+                except RuntimeError:  # the system gives none now; the next one passes this on too
+                    self._thread = None
+                    _without_thread.add(self)
+                else:
+                    _without_thread.discard(self)
 
     def wait(self, seconds: float | None = None) -> None:
         """Waits until everything has been passed on, or for so long."""
@@ -88,17 +107,30 @@ class Patient:
                 self._error = error
 
     def _put(self, text: str) -> None:
-        if not self.out.isatty():
+        if not (self.out.isatty() or _may_wait(self.out)):
             self.out.write(text)
             self.out.flush()
             return
         self.out.flush()
-        rest = memoryview(text.encode(self.out.encoding, "replace"))
+        errors = self.out.errors
+        rest = memoryview(text.encode(self.out.encoding, "replace" if errors in (None, "strict") else errors))
         while rest:
             rest = rest[os.write(self.out.fileno(), rest) :]
 
 
 _patients: WeakSet[Patient] = WeakSet()
+_making = threading.Lock()
+_without_thread: set[Patient] = set()  # they have something to pass on, and nobody else keeps them
+
+
+def _may_wait(out: TextIO) -> bool:
+    """Whether writing may have to wait for somebody: it leads to no regular file, but to a terminal or a pipe."""
+    if not isinstance(out, io.TextIOWrapper):
+        return False
+    try:
+        return not stat.S_ISREG(os.fstat(out.fileno()).st_mode)
+    except (OSError, ValueError):  # no file at all, or one that is closed
+        return False
 
 
 def terminals_held() -> bool:
@@ -107,6 +139,9 @@ def terminals_held() -> bool:
 
 
 def wait_for_terminals() -> None:
-    """Waits until the terminals have taken everything."""
+    """Waits until the terminals have taken everything, and a few seconds for whoever reads a pipe."""
+    end = time.monotonic() + LAST_WORDS_SECONDS
     for each in list(_patients):
-        each.wait()
+        with suppress(OSError, ValueError):
+            each.send()
+        each.wait(None if each.isatty() else max(0.0, end - time.monotonic()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from contextlib import suppress
@@ -13,7 +14,7 @@ from tqdm import tqdm
 from asyncgen.dashboard.figures import one_line, printable
 from asyncgen.dashboard.patient import Patient
 from asyncgen.dashboard.recent import Recent
-from asyncgen.dashboard.screen import LEAST_COLUMNS, bars
+from asyncgen.dashboard.screen import HELD_SECONDS, LEAST_COLUMNS, bars
 from asyncgen.metrics import View, Watched
 
 __all__ = ["choose_view", "plain_lines", "progress", "tell"]
@@ -53,32 +54,49 @@ def plain_lines(out: TextIO, every: float = LINE_SECONDS) -> View:
 
     async def watch(flow: Watched) -> None:
         recent = Recent()
+        patient = Patient.before(out)
         while True:
             await anyio.sleep(every)
+            if patient is not None and patient.held:  # what is read later would be out of date
+                continue
             snapshot = flow.snapshot()
             line = one_line(snapshot, recent.figures(snapshot))
-            print(printable(line, out.encoding), file=out, flush=True)
+            print(printable(line, out.encoding), file=patient or out, flush=True)
+            if patient is not None:
+                patient.send()
 
     return watch
 
 
 def tell(text: str, out: TextIO | None = None) -> None:
     """Prints a text for a person, on standard error unless told; bars that are up are not torn by it. A terminal that
-    is gone hears nothing, which must not end a run.
+    is gone hears nothing, which must not end a run; one that is held, or a pipe that nobody reads, keeps no event loop.
     """
     stream = sys.stderr if out is None else out
     if stream is None:
         return
     with suppress(OSError, ValueError):
-        bars_up = bool(getattr(tqdm, "_instances", None))
-        patient = Patient.of(stream)
-        if patient is not None and (bars_up or patient.held):
-            if not patient.full:
-                (tqdm.write if bars_up else print)(text, file=patient)
-            patient.send()
+        write = tqdm.write if getattr(tqdm, "_instances", None) else print
+        patient = Patient.before(stream)
+        if patient is None:
+            write(text, file=stream)
+            stream.flush()
             return
-        (tqdm.write if bars_up else print)(text, file=stream)
-        stream.flush()
+        held = patient.held
+        if not patient.full:
+            write(text, file=patient)
+        patient.send()
+        if not held and not _on_a_loop():
+            patient.wait(HELD_SECONDS)
+
+
+def _on_a_loop() -> bool:
+    """Whether others wait while this thread does."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 async def _nothing(_: Watched) -> None:
