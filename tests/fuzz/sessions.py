@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -15,6 +16,8 @@ from hypothesis import strategies as st
 from asyncgen.config import Config
 from asyncgen.errors import AsyncgenError
 from asyncgen.output import Places
+from asyncgen.output.lines import decode, kinds_of, place_of
+from asyncgen.records import Rejection
 from asyncgen.session import finished_on_disk, run
 from tests.flows import config_for
 from tests.fuzz.mutations import mutated, mutated_value
@@ -27,12 +30,12 @@ GOAL = 14
 _PROMPTS = b"".join(b'{"prompt": "Tell number %d."}\n' % number for number in range(3))
 
 
-def _config(folder: Path, stories: int) -> Config:
+def _config(folder: Path) -> Config:
     prompts = folder / "prompts.jsonl"
     if not prompts.exists():
         prompts.write_bytes(_PROMPTS)
     return config_for(
-        num_stories=stories,
+        num_stories=GOAL,
         output_path=folder / "stories.jsonl",
         bad_share=0.4,
         max_attempts=2,
@@ -41,23 +44,47 @@ def _config(folder: Path, stories: int) -> Config:
 
 
 @cache
-def _left_at(stories: int) -> Files:
-    """What a run of so many stories leaves."""
+def _finished() -> Files:
+    """What the run leaves that nobody disturbed: all that is made here is cut from it."""
     with tempfile.TemporaryDirectory() as folder:
-        config = _config(Path(folder), stories)
+        config = _config(Path(folder))
         anyio.run(partial(run, config))
         return files_in(Places.of(config.output_path))
 
 
 @cache
+def _lines_at(stories: int) -> tuple[bytes, bytes]:
+    """Both files when they had so many stories, and everything before the last of these."""
+    accepted, rejected = (data.splitlines(keepends=True) for data in stories_and_rejected(_finished()))
+    last = _index(accepted[stories - 1])
+    return b"".join(accepted[:stories]), b"".join(line for line in rejected if _index(line) < last)
+
+
+@cache
 def _killed_at(stories: int) -> bytes:
     """The manifest of a run that was killed after so many; where a source ends is in it before anything else is."""
-    told, later = (json.loads(_left_at(each).manifest or b"") for each in (stories, GOAL))
-    return json.dumps(told | {"state": "running", "facts": later["facts"]}).encode()
+    accepted, rejected = _lines_at(stories)
+    reasons = Counter(kind for line in rejected.splitlines() for kind in kinds_of(_rejection(line)))
+    changed = {
+        "state": "running",
+        "synced": {"stories": len(accepted), "rejected": len(rejected)},
+        "totals": {"accepted": stories, "rejected": rejected.count(b"\n"), "reasons": reasons},
+    }
+    return json.dumps(json.loads(_finished().manifest or b"") | changed).encode()
+
+
+def _index(line: bytes) -> int:
+    return place_of(decode(line)).index
+
+
+def _rejection(line: bytes) -> Rejection:
+    record = decode(line)
+    assert isinstance(record, Rejection)
+    return record
 
 
 def _check(files: Files, folder: Path) -> str:
-    config = _config(folder, GOAL)
+    config = _config(folder)
     places = Places.of(config.output_path)
     put(places, files)
     claims = claims_of(places)
@@ -84,7 +111,7 @@ def _check(files: Files, folder: Path) -> str:
     assert told is not None
     assert told.state == "complete"
     if files.manifest in [_killed_at(each) for each in _BEFORE]:
-        assert _lines(after) <= _lines(_left_at(GOAL)) | _lines(files), "it went on with another plan"
+        assert _lines(after) <= _lines(_finished()) | _lines(files), "it went on with another plan"
     return ACCEPTED
 
 
@@ -108,8 +135,7 @@ _TIMINGS = ("generation_time", "tokens_per_second")
 def _outputs(draw: Callable[[st.SearchStrategy[Any]], Any]) -> Files:
     """A manifest that is older than the lines, and something done to it, or to them."""
     before = draw(st.sampled_from(_BEFORE))
-    later = _left_at(draw(st.sampled_from([each for each in (*_BEFORE, GOAL) if each >= before])))
-    stories, rejected = stories_and_rejected(later)
+    stories, rejected = _lines_at(draw(st.sampled_from([each for each in (*_BEFORE, GOAL) if each >= before])))
     manifest = _killed_at(before)
     told = json.loads(manifest)
     match draw(st.sampled_from(("nothing", "cut", "cut", "ends", "manifest", "facts", "stories", "rejected", "all"))):
