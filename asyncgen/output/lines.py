@@ -29,6 +29,9 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "metadata": (dict,),
 }
 _BREAKS = re.compile("[\x85\u2028\u2029]")
+_LONGEST_NAME = 40
+_NAME = re.compile(rf"[\w.-]{{1,{_LONGEST_NAME}}}")
+_MOST_NAMED = 10
 _MOST = 2**53
 """No count comes near it, and any reader of JSON can hold it."""
 
@@ -98,9 +101,9 @@ def place_of(record: Record, seed: int | None = None) -> Place:
     if place.index + 1 != place.accepted + place.rejected:
         raise Foreign(f"index {place.index} with {place.accepted} accepted and {place.rejected} rejected")
     if record.prompt_id != seeds.prompt_id(place.index):
-        raise Foreign(f"{record.prompt_id} is not index {place.index}")
+        raise Foreign(f"{_shown(record.prompt_id)} is not index {place.index}")
     if seed is not None and record.story_id != seeds.story_id(seed, place.index):
-        raise Foreign(f"{record.story_id} is not index {place.index} of seed {seed}")
+        raise Foreign(f"{_shown(record.story_id)} is not index {place.index} of seed {seed}")
     return place
 
 
@@ -125,11 +128,17 @@ def kinds_of(rejection: Rejection) -> list[str]:
 
 def _check(keys: dict[str, Any]) -> None:
     if keys.keys() != _TYPES.keys():
-        odd = ", ".join(sorted(keys.keys() ^ _TYPES.keys()))
-        raise Foreign(f"not the keys of a record: {odd} missing or too many")
+        odd = sorted(keys.keys() ^ _TYPES.keys())
+        named = ", ".join(map(_shown, odd[:_MOST_NAMED])) + (", ..." if len(odd) > _MOST_NAMED else "")
+        raise Foreign(f"not the keys of a record: {named} missing or too many")
     for key, types in _TYPES.items():
         if not isinstance(keys[key], types) or isinstance(keys[key], bool):
             raise Foreign(f"`{key}` is a {type(keys[key]).__name__}")
+
+
+def _shown(text: str) -> str:
+    """A name as it stands there; what is none is in quotes, short, and does nothing to a terminal."""
+    return text if _NAME.fullmatch(text) else json.dumps(text[:_LONGEST_NAME])
 
 
 def _count(metadata: Mapping[str, object], key: str) -> int:

@@ -103,6 +103,23 @@ def test_what_is_json_and_no_record_is_foreign(line: bytes) -> None:
         decode(line)
 
 
+@pytest.mark.parametrize("name", ["a\ud800", "\x1b[2J", "x" * 10_000, "a, b", ""])
+def test_what_is_foreign_is_told_in_few_characters_that_are_harmless(name: str) -> None:
+    refused: list[str] = []
+    for line in (changed(**{name: 1}), changed(**{f"{name}{each}": 1 for each in range(2000)})):
+        with pytest.raises(Foreign) as caught:
+            decode(line)
+        refused.append(str(caught.value))
+    for wrong in (replace(STORY, prompt_id=name), replace(STORY, story_id=name)):
+        with pytest.raises(Foreign) as caught:
+            place_of(wrong, 0)
+        refused.append(str(caught.value))
+    for message in refused:
+        message.encode()
+        assert len(message) < 1000
+        assert message.isprintable()
+
+
 def test_a_place_is_what_the_line_says() -> None:
     for index, made in enumerate(take(records(), 9)):
         place = place_of(made, 0)
