@@ -6,7 +6,7 @@
 
 Targets and their properties are in ``tests/fuzz``, a small share of which is in ``make test``. An input for which a
 property does not hold is made as small as possible, printed, and kept in a folder; then it goes on, to find others.
-Exit code 1 if there was one.
+Exit code 1 if there was one, or a target of which no input was used.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Found:
     inputs: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
-    """One line each, with the folder that has the input."""
+    """One line each, with the folder that has the input; that none was used is one too."""
 
     @property
     def accepted(self) -> int:
@@ -68,6 +68,9 @@ class Fuzzer:
             self._round(seeds.getrandbits(64), began + seconds)
             self.found.seconds = round(spent, 1)
         self.found.seconds = round(monotonic() - began, 1)
+        if not self.found.accepted:
+            self.found.failures.append(f"all of {self.found.inputs} inputs were refused: nothing was tried")
+            print(f"{self.found.target}: {self.found.failures[-1]}", flush=True)
         return self.found
 
     def _round(self, seed: int, until: float) -> None:

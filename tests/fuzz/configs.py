@@ -173,4 +173,4 @@ _overrides = st.lists(
 ).map(tuple)
 _commands = st.builds(Settings, st.sampled_from([b"", *_SHIPPED]), st.just(".yaml"), _overrides)
 
-CONFIG = Target(st.one_of(_files, _commands), _check)
+CONFIG = Target(st.one_of(_files, _commands), _check, Settings(_SHIPPED[0], overrides=("num_stories=3",)))

@@ -1,5 +1,5 @@
 """Resume: whatever is in the three files of an output, either nothing is touched, or the plan is finished and no line
-that was safe is lost. ``peek``, ``verify`` and ``repair`` look and never touch.
+that was safe is lost; what a crash can leave is never refused. ``peek``, ``verify`` and ``repair`` only look.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ import asyncio
 import json
 import tempfile
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -39,12 +39,24 @@ class Files:
     stories: bytes | None
     rejected: bytes | None
     manifest: bytes | None
+    of_a_crash: bool = field(default=False, compare=False)
+    """Whether a run that was killed can leave exactly that: then it is gone on with."""
+
+    def after(self, crash: Files) -> Files:
+        """The same, knowing whether a run can leave it that left ``crash`` if it was killed later: the same manifest,
+        and files cut anywhere behind what it says is safe.
+        """
+        safe = json.loads(crash.manifest or b"")["synced"]
+        files = zip(stories_and_rejected(self), stories_and_rejected(crash), ("stories", "rejected"), strict=True)
+        cut = all(later.startswith(data) and len(data) >= safe[name] for data, later, name in files)
+        return replace(self, of_a_crash=cut and self.manifest == crash.manifest)
 
 
 def files_in(places: Places) -> Files:
     """What is there now."""
     paths = (places.stories, places.rejected, places.manifest)
-    return Files(*(path.read_bytes() if path.exists() else None for path in paths))
+    stories, rejected, claims = (path.read_bytes() if path.exists() else None for path in paths)
+    return Files(stories, rejected, claims)
 
 
 def put(places: Places, files: Files) -> None:
@@ -125,6 +137,7 @@ def _check(files: Files, folder: Path) -> str:
     assert files_in(places) == files, "peek changed something"
     output = asked(lambda: asyncio.run(write_until(config, END, group=7)))
     if isinstance(output, AsyncgenError):
+        assert not files.of_a_crash, f"a crash can leave this, and it is refused: {output}"
         assert files_in(places) == files, f"refused, but changed: {output}"
         assert type(looked) is type(output), f"peek said {looked!r}, opening {output!r}"
         return refused(output)
@@ -216,14 +229,16 @@ def _outputs(draw: Callable[[st.SearchStrategy[Any]], Any]) -> Files:
     told = _manifest_at(synced)
     which = draw(st.sampled_from(_WHICH))
     safe = json.loads(told)["synced"]
-    return Files(
+    files = Files(
         draw(_altered(stories, safe["stories"])) if "stories" in which else stories,
         draw(_altered(rejected, safe["rejected"])) if "rejected" in which else rejected,
         draw(_altered_manifest(told)) if "manifest" in which else told,
     )
+    return files.after(Files(stories, rejected, told))
 
 
 _WHICH = (
+    (),
     *(("stories",), ("rejected",), ("stories", "rejected")) * 2,
     ("manifest",),
     ("stories", "manifest"),
@@ -237,6 +252,7 @@ def _altered(data: bytes, safe: int) -> st.SearchStrategy[bytes | None]:
     return st.one_of(
         after,
         after,
+        st.integers(min(safe, len(data)), len(data)).map(lambda size: data[:size]),
         mutated(data),
         mutated(data, 1),
         st.integers(0, len(data)).map(lambda size: data[:size]),
@@ -273,4 +289,4 @@ def _altered_manifest(data: bytes) -> st.SearchStrategy[bytes | None]:
     return st.one_of(values, counts, mutated(data), any_bytes(), st.none())
 
 
-RESUME = Target(_outputs(), _check)
+RESUME = Target(_outputs(), _check, Files(None, None, None))

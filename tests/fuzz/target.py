@@ -30,6 +30,8 @@ class Target:
 
     inputs: st.SearchStrategy[Any]
     check: Check
+    sound: Any
+    """An input that is used: nothing would hold for every one of them if all were refused."""
 
 
 def asked(question: Callable[[], T]) -> T | AsyncgenError:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from tests.fuzz.target import fast_folder
+from tests.fuzz.target import ACCEPTED, fast_folder
 from tests.fuzz.targets import TARGETS
 
 
@@ -22,3 +23,9 @@ def test_whatever_is_given_is_used_or_refused(name: str) -> None:
             target.check(given_input, folder)
 
     check()
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_what_is_as_it_should_be_is_used(name: str, tmp_path: Path) -> None:
+    target = TARGETS[name]
+    assert target.check(target.sound, tmp_path).startswith(ACCEPTED)

@@ -150,7 +150,7 @@ _several = st.lists(st.one_of(_nearly(_TURNS), json_texts(_turns)), min_size=1, 
 _lines = st.lists(
     st.one_of(*map(_nearly, _ITEMS), *[_items.map(lambda item: json.dumps(item).encode())] * 9), min_size=1, max_size=4
 ).map(b"\n".join)
-_whole_lines = mutated(b"".join(json.dumps(item).encode() + b"\n" for item in _ITEMS))
+_ALL_LINES = b"".join(json.dumps(item).encode() + b"\n" for item in _ITEMS)
 _known_lines = st.lists(
     st.sampled_from((*_WORDS.split("\n"), "MOON", "l'e\u0301te\u0301", "star\r", "7up")), max_size=4
 ).map(lambda each: "\n".join(each).encode())
@@ -159,7 +159,9 @@ _word_lines = st.lists(st.text(max_size=8), max_size=6).map(
 )
 
 CONVERSATION = Target(
-    st.one_of(_nearly(_TURNS), *[json_texts(_turns)] * 4, _several), partial(_checked, check=_conversation)
+    st.one_of(_nearly(_TURNS), *[json_texts(_turns)] * 4, _several),
+    partial(_checked, check=_conversation),
+    json.dumps(_TURNS).encode(),
 )
 FEATURES = Target(
     st.one_of(
@@ -169,8 +171,11 @@ FEATURES = Target(
         json_texts(_groups),
     ),
     partial(_checked, check=_features),
+    json.dumps(_FEATURES).encode(),
 )
 VOCABULARY = Target(
-    st.one_of(mutated(_WORDS.encode()), _word_lines, _known_lines, any_bytes()), partial(_checked, check=_vocabulary)
+    st.one_of(mutated(_WORDS.encode()), _word_lines, _known_lines, any_bytes()),
+    partial(_checked, check=_vocabulary),
+    _WORDS.encode(),
 )
-PROMPTS = Target(st.one_of(_lines, _whole_lines), partial(_checked, check=_prompts))
+PROMPTS = Target(st.one_of(_lines, mutated(_ALL_LINES)), partial(_checked, check=_prompts), _ALL_LINES)
