@@ -80,6 +80,8 @@ BOMBS: dict[str, tuple[str | bytes, str]] = {
     "an escape sequence": ("system_prompt: a\x1b[2Jb", "U+001B has no place"),
     "a control character of Latin-1": ("a: b\x9b2J", ":1: the character U+009B has no place"),
     "half a character": ('system_prompt: "\\ud800"', "U+D800 cannot stand in a text"),
+    "half a character in a key": ('{"\\ud800": 1}', ":1: the character U+D800 cannot stand in a key"),
+    "an escape sequence in a key": ('a: 1\n"\\e[2Jx": 1', ":2: the character U+001B cannot stand in a key"),
     "UTF-16": ("seed: 3".encode("utf-16"), ":1: byte 0 is not UTF-8"),
     "a list": ("- a", "found a list, expected a mapping"),
     "a key that is a list": ("? [a]\n: 1", "a key must be a plain text"),
@@ -93,6 +95,9 @@ JSON_BOMBS = {
     "a number without end": ('{"seed": ' + "9" * LONG + "}", "a number beyond 64 bits"),
     "a key twice": ('{"seed": 1, "seed": 2}', "the key 'seed' stands there twice"),
     "a key without end": ('{"' + "k" * 1000 + '": 1}', "a key of 1000 characters"),
+    "half a character in a key": ('{"\\ud800": 1}', ": the character U+D800 cannot stand in a key"),
+    "an escape sequence in a key": ('{"\\u001b[2Jx": 1}', ": the character U+001B cannot stand in a key"),
+    "half a character": ('{"system_prompt": "\\ud800"}', ": the character U+D800 cannot stand in a text"),
     "no number": ('{"generation": {"temperature": NaN}}', "found NaN"),
     "a float beyond all": ('{"generation": {"temperature": 1e999}}', "found Infinity"),
 }
@@ -108,6 +113,8 @@ SETS = {
     "a call": ("seed=!!python/object/apply:os.system [touch canary]", "os.system' is not allowed"),
     "twice": ("generation={top_k: 1, top_k: 2}", "the key 'top_k' stands there twice"),
     "NUL": ("seed=\0", "U+0000 has no place"),
+    "an escape sequence in a key": ('generation={"\\e[2Jx": 1}', "U+001B cannot stand in a key"),
+    "half a character in a key": ('generation={"\\ud800": 1}', "U+D800 cannot stand in a key"),
 }
 
 
