@@ -192,11 +192,11 @@ class _Reader:
 
 
 def check_key(name: str, where: str) -> None:
-    """Raises ConfigError for a key that is no name but a text, which every message about it would repeat, or that cannot
-    be written to a file or shown.
+    """Raises ConfigError for a key that is no name but a text, which every message about it would repeat, and for one
+    that cannot be written to a file or shown.
     """
     if len(name) > _LONGEST_KEY:
-        raise ConfigError(f"{where}: a key of {len(name)} characters, it begins with {ascii(name[:40])}")
+        raise ConfigError(f"{where}: a key of {len(name)} characters, it begins with {name[:40]!a}")
     if unfit := _UNFIT.search(name):
         raise ConfigError(f"{where}: the character U+{ord(unfit.group()):04X} cannot stand in a key")
 
