@@ -287,9 +287,7 @@ class Output:
             return
         if self._failure is None:
             if self._interrupted:
-                with anyio.CancelScope(shield=True), suppress(OSError):
-                    await self._take_back()
-                self._interrupted = False
+                await self._take_back_what_was_torn()
             async with self._whole():
                 await self._commit(state or ("complete" if self.complete else "stopped"))
         self._closed = True
@@ -330,6 +328,17 @@ class Output:
                     await self._take_back()
                 raise
             self._interrupted = False
+
+    async def _take_back_what_was_torn(self) -> None:
+        """What is not taken back may be gone from the disk, and no fsync would say so: then nothing may claim it."""
+        with anyio.CancelScope(shield=True):
+            try:
+                with failing(self._places):
+                    await self._take_back()
+            except OutputFailed as error:
+                self._failure = error
+                raise
+        self._interrupted = False
 
     async def _take_back(self) -> None:
         await self._pair.cut(self._committed)

@@ -4,8 +4,10 @@ report success. The run stops, what was safe stays, and what was not is made aga
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -84,6 +86,38 @@ async def test_what_a_killed_run_left_unsynced_is_given_up_if_it_cannot_be_synce
         assert fail.counts["fsync"] == at
         assert on_disk(config) == safe
         assert (tmp_path / "stories.run.json").read_bytes() == manifest
+    await write_until(config, 40)
+    assert on_disk(config) == lines_of(take(records(), 40))
+
+
+async def test_what_can_be_neither_synced_nor_taken_back_is_never_claimed(tmp_path: Path) -> None:
+    """The task that waits for the fsync is torn away, so nobody hears that it failed; then nothing can be cut."""
+    config = config_at(tmp_path)
+    await write_until(config, 10)
+    manifest = tmp_path / "stories.run.json"
+    opened, begun, torn = threading.Event(), asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def fail(operation: str, path: Path, _: int) -> None:
+        if torn.is_set() and operation == "truncate":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        if operation == "fsync" and opened.is_set() and not torn.is_set():
+            loop.call_soon_threadsafe(begun.set)
+            torn.wait(60)
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    with shown(tmp_path, fail), pytest.raises(OutputFailed, match="Input/output error"):
+        async with open_output(config, INPUTS) as output:
+            said = manifest.read_bytes()
+            opened.set()
+            await output.write(take(records(10), 20))
+            task = loop.create_task(output.commit())
+            await begun.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            torn.set()
+    assert manifest.read_bytes() == said
     await write_until(config, 40)
     assert on_disk(config) == lines_of(take(records(), 40))
 
