@@ -25,8 +25,9 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 from typing import NoReturn
 
@@ -98,24 +99,35 @@ def cut(places: Places, mark: Mark, synced: Mark) -> None:
     """Cuts both files back to ``mark`` and makes what is left last. Raises OSError.
 
     What a killed run wrote after its last fsync is in the files, but only in memory: nothing may claim it before this.
-    If it cannot be made last, it is given up: the kernel may have dropped it, and another fsync would not say so. Then
-    both files go back to ``synced``.
+    If an fsync fails, it is given up: the kernel may have dropped it, and another fsync would not say so. Then both
+    files go back to ``synced``. Whatever else fails leaves every record up to ``mark`` where it is.
     """
-    paths = (places.stories, places.rejected)
-    try:
-        for name, path, size in zip(("stories", "rejected"), paths, (mark.stories, mark.rejected), strict=True):
-            if path.exists():
-                with path.open("r+b", buffering=0) as file:
-                    if size_of(path) > size:
-                        file.truncate(size)
-                    os.fsync(file.fileno())
-                points.at(f"{name} cut")
-    except OSError:
-        for path, size in zip(paths, (synced.stories, synced.rejected), strict=True):
-            with suppress(OSError):
-                if size_of(path) > size:
-                    os.truncate(path, size)
-        raise
+    ends = (
+        ("stories", places.stories, mark.stories, synced.stories),
+        ("rejected", places.rejected, mark.rejected, synced.rejected),
+    )
+    with ExitStack() as stack:
+        # Both are open before either is changed: what is wrong with one of them costs nothing of the other.
+        files = [
+            (name, stack.enter_context(path.open("r+b", buffering=0)), end, safe)
+            for name, path, end, safe in ends
+            if path.exists()
+        ]
+        for name, file, end, _ in files:
+            _shorten(file, end)
+            try:
+                os.fsync(file.fileno())
+            except OSError:
+                for _, each, _, safe in files:
+                    with suppress(OSError):
+                        _shorten(each, safe)
+                raise
+            points.at(f"{name} cut")
+
+
+def _shorten(file: FileIO, size: int) -> None:
+    if os.fstat(file.fileno()).st_size > size:
+        file.truncate(size)
 
 
 def begins_as_ours(data: bytes) -> bool:

@@ -18,7 +18,7 @@ from anyio import to_thread
 
 from asyncgen import session
 from asyncgen.config import Config, EchoBackend
-from asyncgen.errors import OutputFailed
+from asyncgen.errors import ConfigError, OutputFailed
 from asyncgen.output import verify
 from asyncgen.output import writer as writing
 from tests.faults.conftest import FULL, Trials
@@ -123,6 +123,32 @@ async def test_whichever_operation_fails_nothing_is_lost(
                 break
     trials(done, done)
     assert done > len(modes) or (operation == "truncate" and state != "begun")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES])
+@pytest.mark.parametrize("operation", ["open", "truncate", "write", "rename"])
+async def test_what_a_killed_run_left_is_kept_whatever_fails_when_the_next_one_begins(
+    memory_path: Path, trials: Trials, operation: str, number: int
+) -> None:
+    """Only a failed fsync says that it may be gone already."""
+    torn = b'{"story_id": "story_torn'
+    for at in count(1):
+        config = config_at(memory_path / str(at))
+        await write_until(config, 8)
+        whole = lines_of(take(records(), 100))
+        for name, data in zip(("stories.jsonl", "stories.rejected.jsonl"), whole, strict=True):
+            (config.output_path.parent / name).write_bytes(data + torn)
+        fail = FailAt(operation, at, number)
+        with shown(memory_path, fail):
+            try:
+                await write_until(config, 100)
+            except (OutputFailed, ConfigError):
+                assert fail.reached
+        assert tuple(data.removesuffix(torn) for data in on_disk(config)) == whole
+        if not fail.reached:
+            break
+    assert trials(at, at) > 1
 
 
 ECHO = {"backend": EchoBackend(kind="echo", bad_share=0.4, distinct=4000), "max_attempts": 2}
