@@ -6,6 +6,7 @@ The file stays: somebody else may be waiting with it open.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,10 @@ from asyncgen.output.places import Places
 
 __all__ = ["Lock", "is_written", "while_not_written"]
 
+_LOOKING = 0.2
+"""Seconds within which somebody who only looks has let go."""
+_BY_ANOTHER = "{} is being written by another run"
+
 
 class Lock:
     """The lock of one output."""
@@ -26,16 +31,16 @@ class Lock:
         self._lock = FileLock(places.lock, thread_local=False)
 
     def take(self) -> None:
-        """Raises OutputInUse, and OSError if there can be no lock."""
+        """Raises OutputInUse, and OSError if there can be no lock. Waits for somebody who only looks whether it is
+        held.
+        """
         try:
-            self._lock.acquire(blocking=False)
+            self._lock.acquire(timeout=_LOOKING, poll_interval=_LOOKING / 20)
         except Timeout as error:
             if not self._places.lock.exists():  # nobody holds it: this is how filelock says that it cannot be made
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from error
-            raise OutputInUse(
-                f"{self._places.stories} is being written by another run",
-                hint="wait for it, or give another output_path",
-            ) from error
+            hint = "wait for it, or give another output_path"
+            raise OutputInUse(_BY_ANOTHER.format(self._places.stories), hint=hint) from error
 
     def release(self) -> None:
         """Does nothing if it is not held."""
@@ -44,26 +49,29 @@ class Lock:
 
 @contextmanager
 def while_not_written(places: Places) -> Iterator[None]:
-    """No run of ours can write the output meanwhile. Raises OutputInUse if one does. Makes no file.
-
-    Where no lock file is, there was no run; one that may not be opened is on a disk that takes no records either.
+    """No run of ours can write the output meanwhile. Raises OutputInUse if one does, and OSError if nobody can tell.
+    Makes no file, and needs no right to write: another user's run counts too.
     """
-    lock = Lock(places)
-    if places.lock.exists():
-        try:
-            lock.take()
-        except OutputInUse as error:
-            raise OutputInUse(error.message, hint="wait for it, or stop it first") from error
-        except OSError:
-            pass
     try:
+        descriptor = os.open(places.lock, os.O_RDONLY | os.O_NONBLOCK)
+    except FileNotFoundError:  # there was no run
+        yield
+        return
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            # Where there is no flock, filelock makes do with the file itself, and removes it when it is done.
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES, errno.ENOSYS):
+                raise
+            raise OutputInUse(_BY_ANOTHER.format(places.stories), hint="wait for it, or stop it first") from error
         yield
     finally:
-        lock.release()
+        os.close(descriptor)
 
 
 def is_written(places: Places) -> bool:
-    """Whether a run is writing the output at this moment."""
+    """Whether a run is writing the output at this moment. Raises OSError if nobody can tell."""
     try:
         with while_not_written(places):
             return False

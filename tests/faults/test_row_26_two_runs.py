@@ -87,7 +87,7 @@ def test_beside_a_run_none_begins_nothing_is_repaired_and_what_is_safe_can_be_ve
         assert "stories with the echo backend" in first_line(first)
         (tmp_path / "link.jsonl").symlink_to("s.jsonl")
         for name in ("s.jsonl", "link.jsonl"):
-            second = asyncgen("run", *ECHO, "--output-path", name, cwd=tmp_path)
+            second = asyncgen("run", *ECHO, "--num-stories", "100000", "--output-path", name, cwd=tmp_path)
             assert (second.returncode, "is being written by another run" in second.stderr) == (3, True), second.stderr
         repaired = asyncgen("repair", "s.jsonl", cwd=tmp_path)
         assert (repaired.returncode, "is being written by another run" in repaired.stderr) == (3, True), repaired.stderr

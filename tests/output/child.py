@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import resource
 import subprocess
 import sys
 from pathlib import Path
 
-from asyncgen.errors import OutputFailed
-from asyncgen.output import open_output, verify
+from asyncgen.errors import AsyncgenError, OutputFailed
+from asyncgen.output import open_output, repair, verify
 from asyncgen.output import writer as writing
 from tests.output.making import INPUTS, config_at, lines_of, on_disk, records, take, write_until
 
@@ -85,6 +86,19 @@ async def read_only(folder: Path) -> dict[str, object]:
     return {"why": why, "again": again, "equal": await goes_on(folder)}
 
 
+async def as_another(folder: Path, user: int) -> dict[str, object]:
+    """What another user, who may read all of it and write nothing, is told of an output."""
+    os.setgroups([])
+    os.setgid(user)
+    os.setuid(user)
+    report = verify(folder / "stories.jsonl")
+    try:
+        repair(folder / "stories.jsonl")
+    except (AsyncgenError, OSError) as error:
+        return {"in_use": report.in_use, "problems": report.problems, "repair": type(error).__name__}
+    return {}
+
+
 async def until_it_fails(folder: Path) -> str:
     try:
         await write_until(config_at(folder), 1000, group=7)
@@ -105,7 +119,7 @@ async def goes_on(folder: Path) -> bool:
 
 
 def main(mode: str, folder: str, *numbers: str) -> None:
-    modes = {"write": write, "limited": limited, "full": full, "read_only": read_only}
+    modes = {"write": write, "limited": limited, "full": full, "read_only": read_only, "as_another": as_another}
     said = asyncio.run(modes[mode](Path(folder), *map(int, numbers)))  # type: ignore[operator]
     if said is not None:
         say(json.dumps(said))
