@@ -32,7 +32,7 @@ class VerifyReport:
     state: State | None = None
     """What the last run left in the manifest; None if that cannot be read."""
     in_use: bool = False
-    """Whether a run is writing: then what its manifest says is on disk was read, and nothing beyond it."""
+    """Whether a run was writing while it was read: then what its manifest says is on disk was, and nothing beyond."""
     accepted: int = 0
     rejected: int = 0
     problems: list[str] = field(default_factory=list)
@@ -88,16 +88,38 @@ def verify(
     Raises OSError if a file cannot be read, ConfigError for a path that is no file.
     """
     places = Places.of(output.output_path if isinstance(output, Config) else output)
-    report = VerifyReport(places.stories, in_use=is_written(places))
+    before = _told(places)
+    report = _look(places, *before, key, words)
+    now = _told(places)
+    if report.ok or now in (before, (False, None)):
+        return report
+    # What a run that began meanwhile does looks like damage: what it had made safe stays as it is.
+    return _look(places, True, now[1], key, words)
+
+
+def _told(places: Places) -> tuple[bool, Manifest | str | None]:
+    """Whether a run is writing, and then the manifest, or why that cannot be read; None if there is none."""
+    in_use = is_written(places)
     try:
-        manifest = manifests.read(places.manifest)
+        return in_use, manifests.read(places.manifest)
     except ResumeRefused as error:
-        manifest = None
-        report.add(error.message)
-    else:
-        if manifest is None and not report.in_use:
-            report.add(f"{places.manifest}: it is missing, so nothing tells what made the stories")
-        report.state = None if manifest is None else manifest.state
+        return in_use, error.message
+
+
+def _look(
+    places: Places,
+    in_use: bool,
+    told: Manifest | str | None,
+    key: Callable[[str], str],
+    words: Callable[[str], int] | None,
+) -> VerifyReport:
+    report = VerifyReport(places.stories, in_use=in_use)
+    manifest = told if isinstance(told, Manifest) else None
+    if isinstance(told, str):
+        report.add(told)
+    elif told is None and not in_use:
+        report.add(f"{places.manifest}: it is missing, so nothing tells what made the stories")
+    report.state = None if manifest is None else manifest.state
     stories = _File(places.stories, Story, manifest, report)
     rejected = _File(places.rejected, Rejection, manifest, report)
     _check_lines(stories, rejected, _repeats_key(manifest, key), words, report)
@@ -137,8 +159,9 @@ class _File:
 
     def _line(self, data: bytes, where: str) -> _Line:
         if not data.endswith(b"\n"):
-            safe = size_of(self.path) <= self.synced  # then it is no crash's doing, and a run refuses it
-            raise Garbled("torn: it has no end" + ("" if safe else " (the next run cuts it off)"))
+            # What was safe is torn by no crash, and without a manifest nobody knows what was: a run refuses both.
+            is_cut = self._seed is not None and size_of(self.path) > self.synced
+            raise Garbled("torn: it has no end" + (" (the next run cuts it off)" if is_cut else ""))
         record = decode(data)
         if not isinstance(record, self._kind):
             raise Foreign(f"a {type(record).__name__.lower()} in this file")
@@ -185,7 +208,7 @@ def _check_manifest(manifest: Manifest, stories: _File, rejected: _File, report:
     for file, count in ((stories, manifest.totals.accepted), (rejected, manifest.totals.rejected)):
         if file.lines_synced != count:
             report.add(f"{file.path}: the manifest says {count} lines in {file.synced} bytes; that is not so")
-        elif manifest.state != "running" and size_of(file.path) != file.synced:
+        elif not report.in_use and manifest.state != "running" and size_of(file.path) != file.synced:
             report.add(f"{file.path}: {size_of(file.path)} bytes, but the run {manifest.state} at {file.synced}")
 
 

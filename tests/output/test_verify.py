@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from anyio import from_thread, to_thread
 
 from asyncgen.output import open_output, verify
 from asyncgen.output.lines import encode
+from asyncgen.output.lock import Lock
+from asyncgen.output.places import Places
 from asyncgen.output.verify import MOST_PROBLEMS
 from tests.output.making import INPUTS, config_at, record, records, take, write_until
 
@@ -89,6 +93,65 @@ async def test_beside_a_run_what_it_made_safe_is_verified(tmp_path: Path) -> Non
             os.truncate(tmp_path / "stories.jsonl", (tmp_path / "stories.jsonl").stat().st_size - 12)
     report = verify(config)
     assert (report.ok, report.accepted + report.rejected, report.in_use) == (True, 40, False)
+
+
+@pytest.mark.parametrize("ends", [False, True])
+async def test_what_a_run_that_begins_meanwhile_does_is_no_damage(folder: Path, ends: bool) -> None:
+    stories = folder / "stories.jsonl"
+    async with AsyncExitStack() as stack:
+
+        async def run() -> None:
+            output = await stack.enter_async_context(open_output(config_at(folder), INPUTS))
+            await output.write(take(records(30), 200))
+            if ends:
+                await stack.aclose()
+            else:
+                with stories.open("ab") as file:
+                    file.write(b"half of a li")
+
+        def key(text: str) -> str:
+            if not begun:
+                begun.append(text)
+                from_thread.run(run)
+            return text
+
+        begun: list[str] = []
+        report = await to_thread.run_sync(lambda: verify(stories, key=key))
+        assert begun
+        assert report.ok, report.problems
+        assert report.in_use
+        assert report.accepted + report.rejected == (230 if ends else 30)
+
+
+async def test_nothing_beyond_what_was_safe_is_judged_while_a_run_begins(folder: Path) -> None:
+    """It holds the lock, and the manifest is still that of the run before."""
+    with (folder / "stories.jsonl").open("ab") as file:
+        file.write(b"half of a li")
+    assert not verify(folder / "stories.jsonl").ok
+    lock = Lock(Places.of(folder / "stories.jsonl"))
+    lock.take()
+    report = verify(folder / "stories.jsonl")
+    lock.release()
+    assert (report.ok, report.in_use) == (True, True)
+
+
+async def test_real_damage_is_named_beside_a_run_too(folder: Path) -> None:
+    change(folder / "stories.jsonl", lambda lines: [*lines[:4], b"x" * (len(lines[4]) - 1) + b"\n", *lines[5:]])
+    async with open_output(config_at(folder), INPUTS) as output:
+        await output.write(take(records(30), 20))
+        assert any("stories.jsonl:5: not JSON" in problem for problem in verify(folder / "stories.jsonl").problems)
+
+
+@pytest.mark.parametrize("manifest", [None, "{", "kept"])
+async def test_only_what_a_run_would_cut_is_said_to_be_cut(folder: Path, manifest: str | None) -> None:
+    with (folder / "stories.jsonl").open("ab") as file:
+        file.write(b'{"story_id": "story_torn')
+    if manifest is None:
+        (folder / "stories.run.json").unlink()
+    elif manifest == "{":
+        (folder / "stories.run.json").write_text(manifest)
+    (torn,) = (problem for problem in verify(folder / "stories.jsonl").problems if "torn: it has no end" in problem)
+    assert ("the next run cuts it off" in torn) == (manifest == "kept")
 
 
 async def test_repeats_are_named(folder: Path) -> None:
