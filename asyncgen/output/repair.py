@@ -13,7 +13,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -121,13 +121,10 @@ def _save(old: Places, new: Places, words: Words | None) -> Salvage:
     salvage.missing = _gaps(taken, at_least)
     if not taken:
         raise InputError(f"{old.stories}: there is no sound record", hint="; ".join(salvage.losses[:1]) or None)
-    _copy(old.stories, stories, new.stories)
-    try:
-        _copy(old.rejected, rejected, new.rejected)
-    except OSError:
-        with suppress(OSError):
-            new.stories.unlink()
-        raise
+    with ExitStack() as undo:
+        _copy(old.stories, stories, new.stories, undo)
+        _copy(old.rejected, rejected, new.rejected, undo)
+        undo.pop_all()
     return salvage
 
 
@@ -212,8 +209,10 @@ def _gaps(taken: set[int], end: int) -> list[range]:
     return gaps
 
 
-def _copy(source: Path, found: Mapping[int, tuple[int, int]], target: Path) -> None:
-    """Writes the records that were found to a new file, in index order, for good: it is there whole, or not at all."""
+def _copy(source: Path, found: Mapping[int, tuple[int, int]], target: Path, undo: ExitStack) -> None:
+    """Writes the records that were found to a new file, in index order, for good: it is there whole, or not at all.
+    ``undo`` then removes it.
+    """
     make_folder(target.parent)
     new = target.with_name(f"{target.name}.{os.getpid()}.new")
     with new.open("xb") as file:
@@ -227,6 +226,7 @@ def _copy(source: Path, found: Mapping[int, tuple[int, int]], target: Path) -> N
             file.flush()
             os.fsync(file.fileno())
             _name(new, target)
+            undo.callback(_remove, target)
         finally:
             new.unlink(missing_ok=True)
     sync_folder(target.parent)
@@ -239,4 +239,14 @@ def _name(new: Path, target: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
             raise
-        new.rename(target)  # a file system without links
+        target.touch(exist_ok=False)  # a file system without links: what is renamed there replaces only this
+        try:
+            new.rename(target)
+        except OSError:
+            _remove(target)
+            raise
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
@@ -15,6 +18,7 @@ from asyncgen.errors import InputError, OutputInUse
 from asyncgen.output import open_output, repair, verify
 from asyncgen.output.lines import encode
 from asyncgen.records import Story
+from tests.faults.disk import FailAt, shown
 from tests.output.making import INPUTS, config_at, lines_of, records, take
 
 COUNT = 30
@@ -132,6 +136,55 @@ def test_nothing_is_overwritten_and_nothing_half_made_is_left(tmp_path: Path, na
         repair(tmp_path / "s.jsonl")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted({"s.jsonl", name})
     assert (tmp_path / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("operation", ["open", "write", "fsync", "rename"])
+def test_whichever_operation_fails_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str, links: bool
+) -> None:
+    for path, lines in ((tmp_path / "s.jsonl", STORIES), (tmp_path / "s.rejected.jsonl", REJECTED)):
+        path.write_bytes(b"".join(lines))
+    before = sorted(tmp_path.iterdir())
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    for at in count(1):
+        fail = FailAt(operation, at, errno.EIO)
+        with shown(tmp_path, fail):
+            try:
+                assert repair(tmp_path / "s.jsonl").kept == len(STORIES)
+            except OSError:
+                assert sorted(tmp_path.iterdir()) == before
+            else:
+                assert not fail.reached
+                break
+    assert at > 2 or (operation == "rename" and links)
+
+
+@pytest.mark.parametrize("name", ["s.repaired.jsonl", "s.repaired.rejected.jsonl"])
+def test_a_file_that_somebody_makes_meanwhile_is_not_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Where there are links, and where there are none."""
+    (tmp_path / "s.jsonl").write_bytes(b"".join(STORIES))
+
+    def make(operation: str, path: Path, _: int) -> None:
+        if operation == "fsync" and path.name.startswith(f"{name}."):
+            (tmp_path / name).write_bytes(b"mine")
+
+    for links in (True, False):
+        if not links:
+            monkeypatch.setattr(os, "link", no_links)
+        with pytest.raises(FileExistsError), shown(tmp_path, make):
+            repair(tmp_path / "s.jsonl")
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted({"s.jsonl", name})
+        assert (tmp_path / name).read_text() == "mine"
+        (tmp_path / name).unlink()
+        monkeypatch.undo()
+
+
+def no_links(*_: object, **__: object) -> None:
+    raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
 
 def test_a_record_may_hold_what_looks_like_one(tmp_path: Path) -> None:
