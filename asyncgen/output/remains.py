@@ -1,8 +1,8 @@
 """What lies in an output's files beyond what a run can go on from: it is cut off, and told.
 
 A run that was killed leaves whole records, ahead of one that was lost, and one that is torn. They are made again.
-Whatever else is there was written by somebody or by a failing disk, and might be the only copy of something: it is set
-aside in a file of its own first. Nothing is dropped in silence.
+Whatever else is there was written by somebody, or left by a power cut or a failing disk, and might be the only copy of
+something: it is set aside in a file of its own first. Nothing is dropped in silence.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _BLOCK = 1 << 20
 
 
 def set_aside(places: Places, mark: Mark, seed: int) -> tuple[str, ...]:
-    """A sentence for each file with something behind ``mark``, which is going to be cut; what no run leaves there is
+    """A sentence for each file with something behind ``mark``, which is going to be cut; what no killed run leaves is
     copied to another file first. Raises OSError.
     """
     return (
@@ -41,7 +41,7 @@ def _of_file(path: Path, start: int, count: int, kind: type[Story | Rejection], 
         return
     aside = free_name(path, "cut")
     _copy(path, start, aside)
-    yield f"{cut}, which no run of asyncgen leaves there; they are kept in {aside}"
+    yield f"{cut}, which is not what a killed run leaves; they are kept in {aside}"
 
 
 def _is_of_a_killed_run(path: Path, start: int, kind: type[Story | Rejection], seed: int) -> bool:

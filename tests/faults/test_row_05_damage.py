@@ -208,13 +208,34 @@ async def test_a_line_that_somebody_appended_is_told_and_kept(tmp_path: Path) ->
         aside = tmp_path / f"stories.jsonl.cut.{number}"
         (text,) = (text for text in told if "cut 20 bytes" in text)
         assert text == (
-            f"{path}: cut 20 bytes behind line {29 + number}, which no run of asyncgen leaves there; "
+            f"{path}: cut 20 bytes behind line {29 + number}, which is not what a killed run leaves; "
             f"they are kept in {aside}"
         )
         assert text in report.notices
         assert aside.read_bytes() == b"a remark, and no end"
     notes = manifests.read(tmp_path / "stories.run.json").notes  # type: ignore[union-attr]  # it is there
     assert ["cut 20 bytes" in note for note in notes] == [True, True]
+    assert verify(path).ok
+
+
+async def test_zeros_that_a_power_cut_left_before_whole_lines_are_kept_and_blamed_on_nobody(tmp_path: Path) -> None:
+    """Of two pages only the second one had reached the disk."""
+    await session.run(echo_at(tmp_path, 30))
+    path = tmp_path / "stories.jsonl"
+    safe = path.read_bytes()
+    await session.run(echo_at(tmp_path, 40))
+    first, *rest = path.read_bytes()[len(safe) :].splitlines(keepends=True)
+    await session.run(echo_at(tmp_path / "again", 30))
+    path = tmp_path / "again" / "stories.jsonl"
+    left = b"\0" * len(first) + b"".join(rest)
+    with path.open("ab") as file:
+        file.write(left)
+    told: list[str] = []
+    await session.run(echo_at(tmp_path / "again", 40), notice=told.append)
+    (text,) = (text for text in told if " cut " in text)
+    aside = path.with_name("stories.jsonl.cut.1")
+    assert text.endswith(f"which is not what a killed run leaves; they are kept in {aside}")
+    assert aside.read_bytes() == left
     assert verify(path).ok
 
 
@@ -247,7 +268,7 @@ def test_the_command_line_refuses_with_exit_2_and_the_line(tmp_path: Path) -> No
     path.write_bytes(b"".join([*lines, b"a remark\n"]))
     done = run(40)
     assert done.returncode == 0, done.stderr
-    assert f"{path}: cut 9 bytes behind line 30, which no run of asyncgen leaves there; they are kept in" in done.stderr
+    assert f"{path}: cut 9 bytes behind line 30, which is not what a killed run leaves; they are kept in" in done.stderr
     assert [record["metadata"]["index"] for record in read(path)] == list(range(40))
 
 
