@@ -188,7 +188,7 @@ class Output:
         self.notes = opened.news
         """What differs from the run before: what does not change the plan, or why the output begins anew."""
         self.cuts = opened.cuts
-        """What was found behind the last record and cut off, and where what no killed run leaves is kept, in sentences."""
+        """What was found behind the last record and cut off, and where it is kept if no kill left it, in sentences."""
 
     @property
     def start(self) -> int:
