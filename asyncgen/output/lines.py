@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from asyncgen import seeds
 from asyncgen.records import Record, Rejection, Story
 
-__all__ = ["Foreign", "Garbled", "Place", "check_content", "decode", "encode", "kinds_of", "place_of"]
+__all__ = ["Foreign", "Garbled", "Place", "check_content", "decode", "encode", "kinds_of", "place_of", "read_line"]
 
 _TYPES: dict[str, tuple[type, ...]] = {
     "story_id": (str,),
@@ -105,6 +105,14 @@ def place_of(record: Record, seed: int | None = None) -> Place:
     if seed is not None and record.story_id != seeds.story_id(seed, place.index):
         raise Foreign(f"{_shown(record.story_id)} is not index {place.index} of seed {seed}")
     return place
+
+
+def read_line(line: bytes, kind: type[Story | Rejection], seed: int | None) -> tuple[Story | Rejection, Place]:
+    """The record of a line in a file of this kind, and its place. Raises Garbled, and Foreign as ``place_of`` does."""
+    record = decode(line)
+    if not isinstance(record, kind):
+        raise Foreign(f"a {type(record).__name__.lower()} in this file")
+    return record, place_of(record, seed)
 
 
 def check_content(record: Record, words: Callable[[str], int] | None) -> None:

@@ -32,12 +32,12 @@ from pathlib import Path
 from typing import NoReturn
 
 from asyncgen.errors import OutputDamaged
-from asyncgen.output.lines import Foreign, Garbled, Place, decode, kinds_of, place_of
+from asyncgen.output.lines import Foreign, Garbled, Place, kinds_of, read_line
 from asyncgen.output.places import Places, read_before, size_of
 from asyncgen.output.points import points
 from asyncgen.records import Rejection, Story
 
-__all__ = ["Kept", "Mark", "begins_as_ours", "cut", "damaged", "examine", "own_count", "read_line"]
+__all__ = ["Kept", "Mark", "begins_as_ours", "cut", "damaged", "examine", "own_count"]
 
 _HEAD = b'{"story_id": "story_'
 _HINT = (
@@ -239,17 +239,9 @@ def _first_wrong(path: Path, end: int, kind: type[Story | Rejection], seed: int)
         except (Garbled, Foreign) as error:
             return number, str(error)
         if own_count(record, place) != number or place.index <= index:
-            return number, f"it says that it is {_said(kind)} {own_count(record, place)}, index {place.index}"
+            return number, f"it says that it is {kind.__name__.lower()} {own_count(record, place)}, index {place.index}"
         index = place.index
     return number + 1, ""
-
-
-def read_line(line: bytes, kind: type[Story | Rejection], seed: int) -> tuple[Story | Rejection, Place]:
-    """The record of a line and its place. Raises Garbled or Foreign."""
-    record = decode(line)
-    if not isinstance(record, kind):
-        raise Foreign(f"a {_said(type(record))} in this file")
-    return record, place_of(record, seed)
 
 
 def _read_from(path: Path, start: int) -> Iterator[bytes]:
@@ -257,10 +249,6 @@ def _read_from(path: Path, start: int) -> Iterator[bytes]:
         with path.open("rb") as file:
             file.seek(start)
             yield from file
-
-
-def _said(kind: type[Story | Rejection]) -> str:
-    return kind.__name__.lower()
 
 
 def _shorter(found: int, size: int) -> str:

@@ -11,9 +11,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from asyncgen.output.lines import Foreign, Garbled
+from asyncgen.output.lines import Foreign, Garbled, read_line
 from asyncgen.output.places import Places, free_name, size_of, sync_folder
-from asyncgen.output.recovery import Mark, begins_as_ours, read_line
+from asyncgen.output.recovery import Mark, begins_as_ours
 from asyncgen.records import Rejection, Story
 
 __all__ = ["set_aside"]

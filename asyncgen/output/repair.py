@@ -19,7 +19,7 @@ from pathlib import Path
 
 from asyncgen.errors import ConfigError, InputError, ResumeRefused
 from asyncgen.output import manifest as manifests
-from asyncgen.output.lines import Foreign, Garbled, check_content, decode, place_of
+from asyncgen.output.lines import Foreign, Garbled, check_content, read_line
 from asyncgen.output.lock import while_not_written
 from asyncgen.output.places import Places, make_folder, size_of, sync_folder
 from asyncgen.records import Rejection, Story
@@ -145,13 +145,10 @@ def _look(
     found: _Found = {}
     for number, start, data in _pieces(path):
         try:
-            record = decode(data)
-            if not isinstance(record, kind):
-                raise Foreign(f"a {type(record).__name__.lower()} in this file")  # noqa: TRY301  # one message for all
-            index = place_of(record, seed).index
+            record, place = read_line(data, kind, seed)
             check_content(record, words)
-            if index in taken:
-                raise Foreign(f"index {index} once more")  # noqa: TRY301
+            if (index := place.index) in taken:
+                raise Foreign(f"index {index} once more")  # noqa: TRY301  # one message for all
         except (Garbled, Foreign) as error:
             salvage.lose(f"{path}:{number}: {error}")
             continue

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from asyncgen.output.lines import Foreign, Garbled
-from asyncgen.output.recovery import damaged, read_line
+from asyncgen.output.lines import Foreign, Garbled, read_line
+from asyncgen.output.recovery import damaged
 from asyncgen.records import Story
 
 __all__ = ["Seen", "seen_stories"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from asyncgen.config import Config
 from asyncgen.errors import ResumeRefused
 from asyncgen.output import manifest as manifests
-from asyncgen.output.lines import Foreign, Garbled, Place, check_content, decode, place_of
+from asyncgen.output.lines import Foreign, Garbled, Place, check_content, read_line
 from asyncgen.output.lock import is_written
 from asyncgen.output.manifest import Manifest, State
 from asyncgen.output.places import Places, size_of
@@ -162,10 +162,8 @@ class _File:
             # What was safe is torn by no crash, and without a manifest nobody knows what was: a run refuses both.
             is_cut = self._seed is not None and size_of(self.path) > self.synced
             raise Garbled("torn: it has no end" + (" (the next run cuts it off)" if is_cut else ""))
-        record = decode(data)
-        if not isinstance(record, self._kind):
-            raise Foreign(f"a {type(record).__name__.lower()} in this file")
-        return _Line(place_of(record, self._seed), record, where, self._kind is Story)
+        record, place = read_line(data, self._kind, self._seed)
+        return _Line(place, record, where, self._kind is Story)
 
 
 def _check_lines(

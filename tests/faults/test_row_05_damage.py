@@ -19,8 +19,8 @@ from asyncgen.config import Config, EchoBackend
 from asyncgen.errors import OutputDamaged
 from asyncgen.output import Places, open_output, verify
 from asyncgen.output import manifest as manifests
-from asyncgen.output.lines import Foreign, Garbled
-from asyncgen.output.recovery import examine, read_line
+from asyncgen.output.lines import Foreign, Garbled, read_line
+from asyncgen.output.recovery import examine
 from asyncgen.records import Rejection, Story
 from tests.faults.conftest import Trials
 from tests.output.making import INPUTS, config_at, lines_of, mark_after, on_disk, put, records, take, write_until
