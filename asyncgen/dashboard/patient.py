@@ -142,6 +142,6 @@ def wait_for_terminals() -> None:
     """Waits until the terminals have taken everything, and a few seconds for whoever reads a pipe."""
     end = time.monotonic() + LAST_WORDS_SECONDS
     for each in list(_patients):
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError):  # gone, or closed
             each.send()
-        each.wait(None if each.isatty() else max(0.0, end - time.monotonic()))
+            each.wait(None if each.isatty() else max(0.0, end - time.monotonic()))
