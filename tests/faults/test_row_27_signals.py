@@ -143,13 +143,20 @@ def test_nobody_listening_does_not_end_a_run(tmp_path: Path, closed: str) -> Non
     assert len(indices(tmp_path / "stories.jsonl")) == 40
 
 
-def test_an_interrupt_at_any_moment_of_the_start_leaves_no_traceback(tmp_path: Path) -> None:
+def test_an_interrupt_at_any_moment_of_the_start_leaves_no_traceback(tmp_path: Path, trials: Trials) -> None:
     flags = (*ECHO, "--set", "backend.seconds_per_batch=0.05", "--num-stories", "4000")
+    began = time.monotonic()
+    first = start("run", *flags, cwd=tmp_path)
+    wait_until(lambda: lines(tmp_path / "stories.jsonl") > 0)
+    took = time.monotonic() - began
+    first.send_signal(signal.SIGINT)
+    first.communicate(timeout=60)
+    assert first.returncode == 130
     ours = 0
-    moments = range(3, 60, 2)
-    for moment in moments:
+    moments = trials(10, 29)
+    for moment in range(moments):
         run = start("run", *flags, cwd=tmp_path)
-        time.sleep(moment / 100)
+        time.sleep(took * (moment + 1) / (moments - 2))
         run.send_signal(signal.SIGINT)
         _, messages = run.communicate(timeout=60)
         if "Traceback" in messages and only_imports(messages):
@@ -159,7 +166,7 @@ def test_an_interrupt_at_any_moment_of_the_start_leaves_no_traceback(tmp_path: P
         ours += 1
         assert "Traceback" not in messages
         assert run.returncode == 130, messages
-    assert ours > len(moments) / 2
+    assert ours > moments / 2
 
 
 def only_imports(messages: str) -> bool:
