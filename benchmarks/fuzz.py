@@ -6,22 +6,26 @@
 
 Targets and their properties are in ``tests/fuzz``, a small share of which is in ``make test``. An input for which a
 property does not hold is made as small as possible, printed, and kept in a folder; then it goes on, to find others.
-Exit code 1 if there was one, or a target of which no input was used.
+An input that takes a minute fails like any other. Exit code 1 if one failed, or if none of a target was used.
 """
 
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import json
 import random
+import signal
 import sys
 import tempfile
 import traceback
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, NoReturn
 
 import hypothesis
 from hypothesis import HealthCheck, given, settings
@@ -32,6 +36,12 @@ from tests.fuzz.targets import TARGETS
 
 _ROUND = 200
 """Inputs from one seed."""
+LIMIT = 60.0
+"""Seconds that an input may take. After three times that, where no exception reaches what hangs, the process ends."""
+
+
+class TookTooLongError(BaseException):
+    """Raised in the main thread; no ``except Exception`` of what is tried catches it."""
 
 
 @dataclass(slots=True)
@@ -54,7 +64,9 @@ class Found:
 class Fuzzer:
     """Tries inputs of one target, in rounds from new seeds."""
 
-    def __init__(self, name: str, target: Target, kept_in: Path) -> None:
+    def __init__(self, name: str, target: Target, kept_in: Path, limit: float = LIMIT) -> None:
+        """``limit``: seconds that an input may take."""
+        self._limit = limit
         self.found = Found(name)
         self._target = target
         self._kept_in = kept_in
@@ -98,7 +110,7 @@ class Fuzzer:
     def _try(self, given_input: Any) -> None:
         self.found.inputs += 1
         try:
-            with fast_folder() as folder:
+            with _limited(self._limit), fast_folder() as folder:
                 outcome = self._target.check(given_input, folder)
         except Exception as error:
             if _where(error) in self._known:
@@ -119,6 +131,27 @@ class Fuzzer:
         self.found.failures.append(summary)
         shown = f"{self.found.target}: {summary}\n  the smallest input: {given_input!r}\n{told}"
         print(shown.encode("utf-8", "backslashreplace").decode(), flush=True)
+
+
+@contextmanager
+def _limited(seconds: float) -> Iterator[None]:
+    """Raises TimeoutError from wherever the main thread is when the time is up."""
+
+    def late(*_: object) -> NoReturn:
+        raise TookTooLongError
+
+    faulthandler.dump_traceback_later(3 * seconds, exit=True, file=sys.__stderr__ or sys.stderr)
+    before = signal.signal(signal.SIGALRM, late)
+    timer = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    except TookTooLongError as error:
+        raise TimeoutError(f"the input took more than {seconds:g} s").with_traceback(error.__traceback__) from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, *timer)
+        faulthandler.cancel_dump_traceback_later()
 
 
 def _where(error: BaseException) -> str:

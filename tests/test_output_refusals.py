@@ -27,7 +27,8 @@ def test_a_path_that_cannot_be_is_exit_2_and_names_the_flag(
     (tmp_path / "loop.jsonl").symlink_to("loop.jsonl")
     done = asyncgen(command, *ECHO, "--output-path", path, cwd=tmp_path, env=without_torch(tmp_path))
     assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith(f"asyncgen: error: --output-path {path}: output_path: ")
+    assert done.stderr.startswith(f"asyncgen: error: --output-path {path[:100]}")
+    assert ": output_path: " in done.stderr
     assert expected in done.stderr
     assert "committed" not in done.stderr
     assert sorted(each.name for each in tmp_path.iterdir()) == ["file", "loop.jsonl", "poison"]

@@ -101,6 +101,10 @@ def test_what_is_lost_doubled_or_other_than_it_was_is_found(tmp_path: Path) -> N
     assert changed.rejected_sha256 == whole.rejected_sha256
     (tmp_path / "was.jsonl").write_bytes(b"".join(lines))
     assert first_difference(tmp_path / "was.jsonl", tmp_path / "s.jsonl") == f"line {len(lines)}: word_count: 4 and 5"
+    (tmp_path / "cut.jsonl").write_bytes(b"".join(lines[:-2]))
+    more = f"line {len(lines) - 1}: only {tmp_path / 'was.jsonl'} goes on, with 2 more"
+    assert first_difference(tmp_path / "was.jsonl", tmp_path / "cut.jsonl") == more
+    assert first_difference(tmp_path / "cut.jsonl", tmp_path / "was.jsonl") == more
     timed = [line.replace(b'"generation_time": 0.25', b'"generation_time": 0.5') for line in lines]
     assert content_of(*files(tmp_path, timed, rejected)) == whole
 

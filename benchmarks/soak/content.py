@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,11 @@ def content_of(stories: Path, rejected: Path) -> Content:
 
 def first_difference(one: Path, other: Path) -> str:
     """Where two files of records first differ, in words; empty if they do not."""
-    for number, (left, right) in enumerate(zip(_records(one), _records(other), strict=False), 1):
+    lines = zip_longest(_records(one), _records(other))
+    for number, (left, right) in enumerate(lines, 1):
+        if left is None or right is None:
+            longer, more = (other if left is None else one), 1 + sum(1 for _ in lines)
+            return f"line {number}: only {longer} goes on, with {more} more"
         if left != right:
             keys = [key for key in left.keys() | right.keys() if left.get(key) != right.get(key)]
             shown = "; ".join(f"{key}: {left.get(key)!r} and {right.get(key)!r}" for key in sorted(keys))
