@@ -264,7 +264,7 @@ def test_a_run_whose_terminal_is_held_can_be_interrupted(tmp_path: Path, done: b
         return terminal.process.poll() is not None
 
     wait_until(interrupted)
-    assert terminal.wait() == 130
+    assert terminal.wait() in ((0, 130) if done else (130,))  # complete, whoever knew it first
 
 
 async def test_quiet_is_quiet_and_plain_is_plain() -> None:
