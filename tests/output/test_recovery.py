@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncgen.errors import OutputDamaged
@@ -21,6 +21,7 @@ def places_in(folder: Path) -> Places:
 
 
 @given(st.data())
+@settings(deadline=None)
 def test_any_two_prefixes_are_cut_to_the_longest_consistent_pair(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
@@ -48,6 +49,7 @@ def test_any_two_prefixes_are_cut_to_the_longest_consistent_pair(
 
 
 @given(st.data())
+@settings(deadline=None)
 def test_a_crash_in_the_middle_of_a_group_loses_at_most_that_group(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
@@ -155,6 +157,7 @@ def test_whole_lines_that_no_crash_leaves_are_refused(tmp_path: Path, more: byte
 
 
 @given(st.lists(st.integers(0, 200_000), min_size=1, max_size=4))
+@settings(deadline=None)
 def test_a_line_of_any_length_is_read_backwards(tmp_path_factory: pytest.TempPathFactory, lengths: list[int]) -> None:
     path = tmp_path_factory.mktemp("long") / "file"
     lines = [bytes([65 + number]) * length + b"\n" for number, length in enumerate(lengths)]
