@@ -131,6 +131,8 @@ class Snapshot(BackendSnapshot):
     """Time that it may still take for that."""
     source_seconds: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     """Time the producer had room and waited for a prompt, by source; a wait that goes on included."""
+    let_go: int = 0
+    """Items that sources which only begin at their beginning made again, to come to those that are due."""
     validator_seconds: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     """Time in each validator, summed over calls (which may overlap); the built-in checks are ``built-in``."""
     validator_blocked: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))

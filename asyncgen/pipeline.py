@@ -370,6 +370,7 @@ class Flow:
             stopping=self.stopped,
             finishing=self.window.left if self.stopped else 0,
             drain_seconds=max(0.0, self._drained_by - time.monotonic()) if self.stopped else 0.0,
+            let_go=self.source.let_go,
             source_seconds=MappingProxyType(dict(self.source.waited)),
             validator_seconds=MappingProxyType(dict(metrics.validator_seconds)),
             validator_blocked=MappingProxyType({} if self.functions is None else dict(self.functions.blocked)),

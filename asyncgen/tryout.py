@@ -61,6 +61,7 @@ class _Given:
         self._prompts = tuple(prompts)
         self.count: int | None = prompts[-1].index + 1
         self.waited: Mapping[str, float] = {}
+        self.let_go = 0
         self.to_mend: str | None = None
 
     async def take(self, start: int, count: int) -> tuple[Prompt, ...]:

@@ -40,6 +40,7 @@ class Finite:
         self.count: int | None = count
         self.to_mend: str | None = None
         self.waited: Mapping[str, float] = {}
+        self.let_go = 0
         self._source = source
 
     async def take(self, start: int, count: int) -> tuple[Prompt, ...]:

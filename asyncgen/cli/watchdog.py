@@ -155,7 +155,7 @@ def _movement(snapshot: Snapshot) -> Hashable:
     s = snapshot
     done = (s.generated, s.cells, s.batches, s.rows_filled, s.prefix_misses, s.attempts, s.accepted, s.rejected)
     tried = s.out_of_memory  # each prompt only so often
-    return (*done, tried, s.stopping, *s.depths.values(), *s.validator_calls.values())
+    return (*done, tried, s.stopping, s.let_go, *s.depths.values(), *s.validator_calls.values())
 
 
 def _bytes_moved() -> int:

@@ -44,6 +44,10 @@ class Items(Protocol):
     count: int | None
     """Items that there are; None if that is not known, or if they never end."""
 
+    @property
+    def let_go(self) -> int:
+        """Items so far that were made again, by a source that cannot begin anywhere, to come to a position."""
+
     def begin(self, position: int) -> None:
         """Starts fetching at ``position``, which will be asked for first."""
 
@@ -60,11 +64,19 @@ class Items(Protocol):
 class Ahead:
     """``Items`` of what ``open_at`` opens at a position. Any may be asked for; the next one is what is fast."""
 
-    def __init__(self, open_at: _Open, group: TaskGroup, count: int | None = None) -> None:
+    def __init__(
+        self, open_at: _Open, group: TaskGroup, count: int | None = None, let_go: Callable[[], int] = int
+    ) -> None:
         self.count = count
+        self._let_go = let_go
         self._open_at = open_at
         self._group = group
         self._fetch: _Fetch | None = None
+
+    @property
+    def let_go(self) -> int:
+        """See ``Items.let_go``."""
+        return self._let_go()
 
     def begin(self, position: int) -> None:
         """See ``Items.begin``."""

@@ -56,6 +56,8 @@ class PythonItems:
         _check_kind(self._function, self.where)
         self.takes_start = "start" in inspect.signature(self._function).parameters
         self._check_call()
+        self.let_go = 0
+        """Items that were made again, and let go."""
 
     async def read(self, position: int) -> AsyncGenerator[Prompt, None]:
         """The prompts from item ``position`` on. Raises DataError, which names the item, for a bad one and for what
@@ -86,8 +88,10 @@ class PythonItems:
                     raise self._failed(number, error) from error
                 if number >= position:
                     yield self._prompt(item, number)
-                elif number % 64 == 0:
-                    await anyio.lowlevel.checkpoint()  # the function may never wait for anything
+                else:
+                    self.let_go += 1
+                    if number % 64 == 0:
+                        await anyio.lowlevel.checkpoint()  # the function may never wait for anything
                 number += 1
         finally:
             try:

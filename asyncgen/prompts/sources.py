@@ -49,6 +49,10 @@ class PromptSource(Protocol):
         """Seconds for which ``take`` waited for an item, by source, a wait that goes on included."""
 
     @property
+    def let_go(self) -> int:
+        """Items so far that were made again only to come to those that are due: a sign of life while ``take`` waits."""
+
+    @property
     def to_mend(self) -> str | None:
         """After a failure the name of the input that caused it, if that is code of the user's."""
 
@@ -96,7 +100,7 @@ async def _open(
         return Ahead(partial(read_items, source.path, config, checked, source=name_of(source)), group, checked.prompts)
     if isinstance(source, PythonSource):
         found = await in_thread(PythonItems, source, config, where(number), tell)
-        return Ahead(found.read, group)
+        return Ahead(found.read, group, let_go=lambda: found.let_go)
     return _TemplateItems(await in_thread(Plan, config))
 
 
@@ -136,6 +140,11 @@ class Sources:
             name, since = self._waits
             waited[name] += time.monotonic() - since
         return waited
+
+    @property
+    def let_go(self) -> int:
+        """See ``PromptSource``."""
+        return sum(part.items.let_go for part in self._parts)
 
     @property
     def to_mend(self) -> str | None:
@@ -244,6 +253,7 @@ class _TemplateItems:
     """``Items`` of the plan: without end, and with nothing to wait for."""
 
     count: int | None = None
+    let_go = 0
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan

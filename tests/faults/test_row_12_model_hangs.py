@@ -203,6 +203,27 @@ def test_who_is_slow_is_not_stalled(tmp_path: Path) -> None:
     assert len(records(tmp_path / "stories.jsonl")) == 6
 
 
+def test_a_source_that_makes_its_first_items_again_has_not_stood_still(tmp_path: Path) -> None:
+    (tmp_path / "s.py").write_text("""\
+import asyncio
+from pathlib import Path
+
+async def prompts():
+    for number in range(60):
+        if Path("slow").exists() and number < 40:
+            await asyncio.sleep(0.05)
+        yield f"prompt {number}"
+""")
+    source = ("--set", "sources=[{kind: python, function: 's.py:prompts'}]", "--set", "validation.enabled=false")
+    first = run(tmp_path, *source, "--num-stories", "40", watchdog=20)
+    assert first.returncode == 0, first.stderr
+    (tmp_path / "slow").touch()
+    done = run(tmp_path, *source, "--num-stories", "44")
+    assert done.returncode == 0, done.stderr
+    assert "its first 40 items are made again and let go" in done.stderr
+    assert len(records(tmp_path / "stories.jsonl")) == 44
+
+
 def test_a_source_that_hangs_is_ended_by_its_own_timeout_first(tmp_path: Path) -> None:
     source = "sources=[{kind: python, function: 'f.py:prompts', timeout: 0.5}]"
     done = run(tmp_path, "--set", source, "--set", "validation.enabled=false", "--num-stories", "9", watchdog=20)
