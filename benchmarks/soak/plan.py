@@ -28,9 +28,9 @@ class Scale:
     """Time under faults; making the plan once more without comes on top."""
     longest: float = 14.0
     """Seconds after which a session is ended, at most."""
-    timeout: float = 5.0
-    """Of a check. A sound one answers within a tenth of it, or a busy machine would decide what is rejected."""
-    hangs: float = 0.000_2
+    timeout: float = 15.0
+    """Of a check. A sound one answers within a thirtieth of it, or a busy machine would decide what is rejected."""
+    hangs: float = 0.000_07
     """Texts at which each check hangs. Each holds the window up for ``timeout``, so they are few."""
     raises: float = 0.002
     """Texts at which each check raises."""
@@ -59,7 +59,7 @@ class Scale:
 
     def config(self) -> dict[str, object]:
         """The configuration's values."""
-        checks = {"raises": self.raises, "hangs": self.hangs, "most": self.timeout / 10}
+        checks = {"raises": self.raises, "hangs": self.hangs, "most": self.timeout / 30}
         place, common = "tests.faults.stress", {"timeout": self.timeout, "concurrency": 32}
         source = {"kind": "python", "name": "mine", "function": f"{place}:prompts"}
         return {
