@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from asyncgen.config import Config
 from asyncgen.errors import AsyncgenError, ResumeRefused
 from asyncgen.output import Places, manifest, peek, repair, verify
-from asyncgen.output.lines import Foreign, Garbled, decode, encode, place_of
+from asyncgen.output.lines import Foreign, Garbled, check_content, decode, encode, place_of
 from asyncgen.output.recovery import Mark
 from asyncgen.records import Rejection, Story
 from tests.fuzz.mutations import any_bytes, mutated, mutated_value
@@ -204,6 +204,7 @@ def _whole_indices(files: Files) -> set[int]:
             try:
                 record = decode(line)
                 place = place_of(record, 0)
+                check_content(record, None)
             except (Garbled, Foreign):
                 continue
             if isinstance(record, kind):
