@@ -34,6 +34,19 @@ def asyncgen(
     )
 
 
+def shell(script: str, *, cwd: Path, before: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    """What bash makes of ``script``, behind the program ``before`` if there is one."""
+    return subprocess.run(
+        [*before, "bash", "-c", script],
+        cwd=cwd,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
 def start(*arguments: str | Path, cwd: Path, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
     """The same, left running; its output is in ``communicate()``."""
     return subprocess.Popen(

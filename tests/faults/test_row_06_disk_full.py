@@ -24,7 +24,7 @@ from tests.faults.conftest import FULL, Trials
 from tests.faults.disk import FailAt, shown
 from tests.output.child import child
 from tests.output.making import INPUTS, config_at, lines_of, on_disk, records, take, write_until
-from tests.programs import ECHO, asyncgen, environment
+from tests.programs import ECHO, asyncgen, shell
 from tests.programs import records as read
 
 pytestmark = pytest.mark.anyio
@@ -201,15 +201,7 @@ def test_the_command_line_on_a_full_disk(tmp_path: Path) -> None:
     for name in ("out", "full"):
         (tmp_path / name).mkdir()
     run = f"{sys.executable} -m asyncgen run {' '.join(ECHO)} --output-path out/s.jsonl"
-    done = subprocess.run(
-        [*NAMESPACE, "bash", "-c", SMALL_DISK.format(run=run)],
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    done = shell(SMALL_DISK.format(run=run), cwd=tmp_path, before=NAMESPACE)
     assert done.returncode == 74, done.stderr
     assert f"{tmp_path / 'out' / 's.jsonl'} cannot be written: No space left on device" in done.stderr
     assert "Traceback" not in done.stderr

@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import pytest
 from asyncgen.output import verify
 from tests.faults.conftest import FULL, Trials
 from tests.output.child import child
-from tests.programs import ECHO, asyncgen, environment, records
+from tests.programs import ECHO, asyncgen, records, shell
 
 
 def test_at_any_byte_the_files_stay_valid_and_the_run_goes_on(tmp_path: Path, trials: Trials) -> None:
@@ -34,15 +33,7 @@ def test_at_any_byte_the_files_stay_valid_and_the_run_goes_on(tmp_path: Path, tr
 @pytest.mark.parametrize("blocks", [60, 100, 150][: 3 if os.environ.get(FULL) else 1])
 def test_the_command_line_says_so_and_goes_on(tmp_path: Path, blocks: int) -> None:
     flags = "--set 'backend={kind: echo, seconds_per_batch: 0.05}' --num-stories 300 --output-path s.jsonl"
-    limited = subprocess.run(
-        ["bash", "-c", f"trap '' XFSZ; ulimit -f {blocks}; {sys.executable} -m asyncgen run {flags}"],
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    limited = shell(f"trap '' XFSZ; ulimit -f {blocks}; {sys.executable} -m asyncgen run {flags}", cwd=tmp_path)
     assert limited.returncode == 74, limited.stderr
     assert f"{tmp_path / 's.jsonl'} cannot be written: File too large" in limited.stderr
     assert "Traceback" not in limited.stderr
