@@ -17,7 +17,11 @@ from asyncgen.output.points import POINTS
 from tests.faults.conftest import FULL
 from tests.programs import asyncgen, environment, records
 
-SETTINGS = ("--set", "backend={kind: echo, bad_share: 0.4, distinct: 4000}", "--set", "max_attempts=2")
+SETTINGS = (
+    *("--set", "backend={kind: echo, bad_share: 0.4, distinct: 4000}", "--set", "max_attempts=2"),
+    *("--set", "generation.batch_size=4", "--set", "window=8"),  # so that there are groups enough with a rejection
+)
+ENOUGH = 120
 HOPELESS = ("--set", "backend={kind: echo, bad_share: 1.0}", "--set", "max_attempts=1")
 TIMES = range(1, 4) if os.environ.get(FULL) else (1,)
 MAKING_WAY = ("manifest claims nothing", "moved aside")
@@ -55,7 +59,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> list[list[dict[str, object]]]:
     folder = tmp_path_factory.mktemp("whole")
-    assert run(folder, 60).returncode == 0
+    assert run(folder, ENOUGH).returncode == 0
     return both(folder)
 
 
@@ -67,9 +71,9 @@ def test_killed_there_it_goes_on_to_the_same_files(
     shutil.copytree(begun, tmp_path, dirs_exist_ok=True)
     once = point in ("locked", "recovered", "stories cut", "rejected cut", "opened")
     for _ in range(times if once else 1):  # what happens once a session is met in several
-        done = run(tmp_path, 60, crash=f"{point}:{1 if once else times}")
+        done = run(tmp_path, ENOUGH, crash=f"{point}:{1 if once else times}")
         assert done.returncode == -signal.SIGKILL, done.stderr
-    done = run(tmp_path, 60)
+    done = run(tmp_path, ENOUGH)
     assert done.returncode == 0, done.stderr
     assert both(tmp_path) == whole
     assert asyncgen("verify", "s.jsonl", cwd=tmp_path).returncode == 0
@@ -80,11 +84,11 @@ def test_killed_there_it_goes_on_to_the_same_files(
 def test_killed_while_rejections_make_way_for_a_mended_run(
     tmp_path: Path, whole: list[list[dict[str, object]]], point: str
 ) -> None:
-    assert run(tmp_path, 60, *HOPELESS).returncode == 4
+    assert run(tmp_path, ENOUGH, *HOPELESS).returncode == 4
     rejected = (tmp_path / "s.rejected.jsonl").read_bytes()
-    done = run(tmp_path, 60, crash=f"{point}:1")
+    done = run(tmp_path, ENOUGH, crash=f"{point}:1")
     assert done.returncode == -signal.SIGKILL, done.stderr
-    done = run(tmp_path, 60)
+    done = run(tmp_path, ENOUGH)
     assert done.returncode == 0, done.stderr
     assert both(tmp_path) == whole
     assert (tmp_path / "s.rejected.1.jsonl").read_bytes() == rejected

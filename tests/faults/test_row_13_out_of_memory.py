@@ -23,6 +23,7 @@ from asyncgen.backends.slots.backend import Slots
 from asyncgen.backends.slots.cache import Cache
 from asyncgen.backends.slots.decoder import Decoder
 from asyncgen.backends.slots.state import State
+from asyncgen.backends.slots.sizing import Size
 from asyncgen.backends.slots.worker import Worker
 from asyncgen.errors import ModelError
 from asyncgen.records import Completion, Message, Prompt, Sampling
@@ -216,8 +217,12 @@ def test_wherever_memory_lacks_at_random_every_text_is_the_same_and_nothing_is_k
     workers: list[Worker] = []
 
     class Noted(Worker):
-        def __init__(self, *arguments: Any, **named: Any) -> None:
-            super().__init__(*arguments, **named)
+        def __init__(self, loaded: Any, layers: Any, size: Size, **named: Any) -> None:
+            nonlocal on
+            # To begin with less than one slot is an error that says so, and has a test of its own.
+            wanted, on = on, on and size.slots > 1
+            super().__init__(loaded, layers, size, **named)
+            on = wanted
             workers.append(self)
 
     monkeypatch.setattr("asyncgen.backends.slots.backend.Worker", Noted)
