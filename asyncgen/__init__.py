@@ -2,6 +2,7 @@
 
     report = await asyncgen.run(config)                          # the whole run, files included
     async with asyncgen.open_pipeline(config) as stories: ...    # accepted stories into your own loop
+    async with asyncgen.Engine(model_name) as engine: ...        # the model alone, shared by many tasks
     config = asyncgen.load_config("config.yaml")
 
 The names below are imported when they are first used; none of them loads torch or transformers.
@@ -14,11 +15,16 @@ if TYPE_CHECKING:
     from asyncgen.config import Config
     from asyncgen.config_file import load_config
     from asyncgen.dashboard import progress
+    from asyncgen.engine import BlockingEngine, Engine, EngineSnapshot
     from asyncgen.errors import (
         AsyncgenError,
         BackendFailed,
+        CompletionFailed,
         ConfigError,
         DataError,
+        EngineClosed,
+        EngineError,
+        EngineFull,
         InputError,
         ModelError,
         OutputDamaged,
@@ -44,10 +50,17 @@ __version__ = "0.1.0"
 __all__ = [
     "AsyncgenError",
     "BackendFailed",
+    "BlockingEngine",
     "Completion",
+    "CompletionFailed",
     "Config",
     "ConfigError",
     "DataError",
+    "Engine",
+    "EngineClosed",
+    "EngineError",
+    "EngineFull",
+    "EngineSnapshot",
     "InputError",
     "Message",
     "ModelError",
@@ -78,11 +91,20 @@ _HOMES = {
     "asyncgen.config": ("Config",),
     "asyncgen.config_file": ("load_config",),
     "asyncgen.dashboard": ("progress",),
+    "asyncgen.engine": (
+        "BlockingEngine",
+        "Engine",
+        "EngineSnapshot",
+    ),
     "asyncgen.errors": (
         "AsyncgenError",
         "BackendFailed",
+        "CompletionFailed",
         "ConfigError",
         "DataError",
+        "EngineClosed",
+        "EngineError",
+        "EngineFull",
         "InputError",
         "ModelError",
         "OutputDamaged",

@@ -23,7 +23,7 @@ from asyncgen.paths import expanded, is_dir
 from asyncgen.resources import BUNDLED_MODEL
 from asyncgen.yaml_file import MAX_DEPTH, Key, check_key, dotted, parse_value, read_mapping, shortened
 
-__all__ = ["Flag", "Origins", "load_config", "read_config", "without_secret"]
+__all__ = ["Flag", "Origins", "config_of", "load_config", "read_config", "without_secret"]
 
 _PART = re.compile(r"([^.\[\]]+)|\[(\d{1,9})\]")
 _DOTTED = re.compile(r"[^.\[\]]+(\.[^.\[\]]+|\[\d{1,9}\])*")
@@ -80,12 +80,25 @@ def read_config(path: str | Path | None = None, overrides: Sequence[str | Flag] 
     for override in overrides:
         _apply(override if isinstance(override, Flag) else _parsed(override), values, origins)
     _fill_empty_sections(values, Config)
+    return _validated(values, origins, path or "configuration"), Origins(origins)
+
+
+def config_of(settings: Mapping[str, Any], origin: str) -> Config:
+    """The configuration with these settings, which a program gives; paths are relative to the current folder. Raises
+    ConfigError, whose message names ``origin``.
+    """
+    values: dict[str, Any] = {**settings}
+    _make_absolute(values, _current_folder())
+    return _validated(values, {}, origin)
+
+
+def _validated(values: dict[str, Any], origins: dict[Key, str], otherwise: str | Path) -> Config:
+    """``values`` as a configuration; a setting without an origin is from ``otherwise``."""
     try:
-        config = Config.model_validate_json(json.dumps(values), strict=True)
+        return Config.model_validate_json(json.dumps(values, default=str), strict=True)
     except ValidationError as error:
         hint = hint_for(error, values, origins)
-        raise ConfigError(explain(error, values, origins, path or "configuration"), hint=hint) from None
-    return config, Origins(origins)
+        raise ConfigError(explain(error, values, origins, otherwise), hint=hint) from None
 
 
 def _parsed(override: str) -> Flag:

@@ -16,7 +16,11 @@
     │   ├── TooManyRejections     more than max_rejection_rate of the last indices were rejected, or a check failed
     │   ├── TooManyFailures       more than half of the last indices failed with errors: a model or a machine is broken
     │   └── SourcesEnded          the sources ended before num_stories were accepted
-    └── BackendFailed             generation failed in a way no retry can mend
+    ├── BackendFailed             generation failed in a way no retry can mend
+    └── EngineError               an engine has no answer for this caller
+        ├── CompletionFailed      this answer could not be made; others can
+        ├── EngineFull            as many requests wait and run as may
+        └── EngineClosed          the engine was closed, or not opened yet
 
 A message states what was found and what is allowed; ``hint`` says what to do about it.
 """
@@ -29,8 +33,12 @@ from typing import Any
 __all__ = [
     "AsyncgenError",
     "BackendFailed",
+    "CompletionFailed",
     "ConfigError",
     "DataError",
+    "EngineClosed",
+    "EngineError",
+    "EngineFull",
     "InputError",
     "ModelError",
     "OutputDamaged",
@@ -155,3 +163,25 @@ class SourcesEnded(RunStopped):
 
 class BackendFailed(AsyncgenError):
     """Generation failed in a way that no retry can mend."""
+
+
+class EngineError(AsyncgenError):
+    """An engine has no answer for a caller."""
+
+
+class CompletionFailed(EngineError):
+    """One answer could not be made, though the engine goes on; ``completion`` says how far it came, and why no further
+    (``finish_reason``, ``error``).
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None, completion: Any = None) -> None:
+        super().__init__(message, hint=hint)
+        self.completion = completion
+
+
+class EngineFull(EngineError):
+    """As many requests wait and run as may, and this one was not to wait for room."""
+
+
+class EngineClosed(EngineError):
+    """The engine was closed, or was not opened yet."""

@@ -112,11 +112,15 @@ class Bell:
 
     def __init__(self) -> None:
         self._event = anyio.Event()
+        self.next: Bell | None = None
+        """Another one that rings with this one."""
 
     def ring(self) -> None:
         """Wakes all present waiters."""
         self._event.set()
         self._event = anyio.Event()
+        if self.next is not None:
+            self.next.ring()
 
     async def wait(self) -> None:
         """Waits for the next ring."""
@@ -268,6 +272,11 @@ class PromptPool:
         return len(self._waiting)
 
     @property
+    def bell(self) -> Bell:
+        """Rings when anything changes that ``take`` looks at."""
+        return self._bell
+
+    @property
     def closed(self) -> bool:
         """Whether ``take`` has nothing more to give."""
         return self._closed
@@ -302,23 +311,18 @@ class PromptPool:
         """
         return self._remove(self._choose(rows, tokens, spread))
 
-    def withdraw(self, index: int) -> Prompt | None:
-        """Takes the prompt with this index out, if it waits here."""
-        if (prompt := self._waiting.pop(index, None)) is not None:
-            del self._seen[index]
-            self._order.remove(index)
-            self._highest = max(self._highest, index)
-            self._bell.ring()
-        return prompt
+    def take_ready(self, rows: int, *, tokens: int | None = None, spread: float = 0.0) -> tuple[Prompt, ...]:
+        """The next batch, if it is full or the producer cannot add a prompt now; else none. See ``choose``."""
+        batch = self._choose(rows, tokens, spread)
+        return self._remove(batch) if batch.positions and (batch.full or self._producer_cannot_add) else ()
 
     async def take(self, rows: int, *, tokens: int | None = None, spread: float = 0.0) -> tuple[Prompt, ...]:
         """The next batch: at once if a full one waits or the producer cannot add a prompt now, else when either
         comes true. Empty means that the pool is closed. See ``choose`` for the arguments.
         """
         while not self._closed:
-            batch = self._choose(rows, tokens, spread)
-            if batch.positions and (batch.full or self._producer_cannot_add):
-                return self._remove(batch)
+            if prompts := self.take_ready(rows, tokens=tokens, spread=spread):
+                return prompts
             self._starving.tick(+1)
             try:
                 await self._bell.wait()

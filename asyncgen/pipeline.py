@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 
 import anyio
@@ -185,10 +186,12 @@ class Flow:
         """Renders and tokenises, in a worker thread; a prompt that cannot be used is a completion without text."""
         ready: list[Prompt] = []
         refused: list[Completion] = []
+        sampling, stop = self.config.generation.sampling, self.config.generation.stop
         for draft in drafts:
             try:
-                prepared = self.backend.prepare(draft.messages, draft.max_new_tokens, draft.shared)
-                ready.append(draft.with_prepared(prepared))
+                prepared = self.backend.prepare(draft.asked, draft.max_new_tokens, draft.shared)
+                stops = stop if draft.stop is None else draft.stop
+                ready.append(replace(draft, prepared=prepared, sampling=draft.sampling or sampling, stop=stops))
             except (PromptTooLong, PromptRefused) as error:
                 refused.append(Completion(draft, "", 0, 0.0, "refused", error=error.message, retryable=False))
         return ready, tuple(refused)

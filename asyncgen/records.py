@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, TypedDict
+from typing import Literal, TypedDict, cast
 
 from asyncgen import seeds
 
 __all__ = [
     "Completion",
     "FinishReason",
+    "Given",
     "Message",
     "Prepared",
     "Prompt",
@@ -20,6 +21,7 @@ __all__ = [
     "Sampling",
     "Story",
     "Verdict",
+    "conversation_of",
 ]
 
 FinishReason = Literal["stop", "length", "error", "refused", "cancelled"]
@@ -33,6 +35,18 @@ class Message(TypedDict):
 
     role: str  # "system", "user" or "assistant"
     content: str
+
+
+Given = Sequence[Message] | str | tuple[int, ...]
+"""What an answer is wanted to: a conversation, rendered by the model's chat template; or a text, or token ids, to go on
+from as they stand."""
+
+
+def conversation_of(given: Given) -> Sequence[Message] | None:
+    """The messages, if it is a conversation."""
+    if isinstance(given, str) or (given and isinstance(given[0], int)):
+        return None
+    return cast("Sequence[Message]", given)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +122,18 @@ class Prompt:
     """Item of that source, from 0."""
     history: tuple[tuple[str, ...], ...] = ()
     """Reasons of each earlier attempt."""
+    given: str | tuple[int, ...] | None = None
+    """A text or token ids to go on from, in place of ``messages``."""
+    stop: tuple[str, ...] | None = None
+    """Texts that end the answer; None: as the run says."""
+    streamed: bool = False
+    """Whether somebody wants the answer while it is made."""
     prepared: Prepared = Prepared(0)
+
+    @property
+    def asked(self) -> Given:
+        """What an answer is wanted to."""
+        return self.messages if self.given is None else self.given
 
     def with_prepared(self, prepared: Prepared) -> Prompt:
         """The same prompt, ready for the backend."""

@@ -17,10 +17,11 @@ from typing import Literal, TypeVar
 import anyio
 from pydantic import TypeAdapter
 
-from asyncgen.backends import Backend, check_model, open_backend
+from asyncgen.backends import Backend, check_model
 from asyncgen.backends.find import cautions, locate
 from asyncgen.config import Config, EchoBackend
 from asyncgen.endings import too_few_prompts, used_up
+from asyncgen.engine import Engine, engine_for
 from asyncgen.errors import ResumeRefused, RunStopped, SourcesEnded, TooManyFailures, TooManyRejections
 from asyncgen.metrics import Snapshot, View
 from asyncgen.output import (
@@ -67,6 +68,7 @@ chat template, that a setting is another than before. ``print`` will do; it is c
 async def run(
     config: Config,
     *,
+    engine: Engine | None = None,
     resume: Resume = "auto",
     stop: anyio.Event | None = None,
     watch: View | None = None,
@@ -77,6 +79,8 @@ async def run(
 ) -> Report:
     """Makes the stories that ``config`` asks for, or those that an earlier session left to be made.
 
+    ``engine``: one that is open and has the model of ``config``, to be shared with others, whose requests go first;
+    None opens one for this run.
     ``resume``: ``never`` refuses an output that holds records already, ``require`` one that holds none.
     ``stop``, once set, ends the run gracefully: what was begun is finished and committed, for ``drain_timeout``
     seconds at most. Cancellation ends it within one decode step of the model; what was decided before is on disk
@@ -92,7 +96,7 @@ async def run(
     """
     with single_cause():
         async with AsyncExitStack() as stack:
-            session = _Session(config, stack, notice or tell_nobody, phase or tell_nobody)
+            session = _Session(config, engine, stack, notice or tell_nobody, phase or tell_nobody)
             flow, output = await session.open(resume, begin)
             if flow is None:
                 return await _nothing_to_come(config, output, session.told)
@@ -109,8 +113,15 @@ async def run(
 class _Session:
     """Opens what a run needs, in the order in which it is cheap to refuse; ``stack`` closes it."""
 
-    def __init__(self, config: Config, stack: AsyncExitStack, notice: Notice, phase: Callable[[str], object]) -> None:
-        self._config, self._stack, self._notice, self._phase = config, stack, notice, phase
+    def __init__(
+        self,
+        config: Config,
+        engine: Engine | None,
+        stack: AsyncExitStack,
+        notice: Notice,
+        phase: Callable[[str], object],
+    ) -> None:
+        self._config, self._engine, self._stack, self._notice, self._phase = config, engine, stack, notice, phase
         self.told: list[str] = []
         """What a person should read once, but for what is over when the run is."""
 
@@ -133,7 +144,8 @@ class _Session:
         _resume(source, output)
         if output.complete or (source.count is not None and output.start >= source.count):
             return None, output
-        backend = await self._opened("the model", "loading", open_backend(config, self._notice))
+        engine = await self._opened("the model", "loading", engine_for(config, self._engine, self._notice))
+        backend = engine.as_backend()
         for text in backend.notices:
             self._tell(text)
         _check_revision(backend.revision, output)

@@ -8,13 +8,13 @@ from contextlib import asynccontextmanager
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from asyncgen.backends import open_backend
 from asyncgen.config import Config
+from asyncgen.engine import Engine, engine_for
 from asyncgen.metrics import Snapshot
 from asyncgen.pipeline import Flow, seen_before
 from asyncgen.prompts import open_source
 from asyncgen.records import Rejection, Story
-from asyncgen.tasks import as_raised, in_thread
+from asyncgen.tasks import as_raised, in_thread, tell_nobody
 from asyncgen.validators import open_validators
 
 __all__ = ["Stories", "open_pipeline"]
@@ -36,12 +36,16 @@ class Stories:
 
 
 @asynccontextmanager
-async def open_pipeline(config: Config, *, start: int = 0, kept: Iterable[str] = ()) -> AsyncIterator[Stories]:
+async def open_pipeline(
+    config: Config, *, engine: Engine | None = None, start: int = 0, kept: Iterable[str] = ()
+) -> AsyncIterator[Stories]:
     """The stages of a run, into your own loop; writes nothing.
 
-    Yields accepted stories in index order. To resume, give ``start``, one past the ``metadata["index"]`` of the last
-    story you kept, and ``kept``, the texts of all you kept: they count towards ``num_stories`` and are not repeated.
-    Raises ValueError if that is more than ``start`` indices can have given.
+    Yields accepted stories in index order. ``engine`` is one that is open and has the model of ``config``, to be shared
+    with others, whose requests go first; None opens one.
+    To resume, give ``start``, one past the ``metadata["index"]`` of the last story you kept, and ``kept``, the texts of
+    all you kept: they count towards ``num_stories`` and are not repeated. Raises ValueError if that is more than
+    ``start`` indices can have given.
     Leaving the block early stops everything within one decode step of the model. A slow reader slows the generator;
     nothing piles up beyond the window.
 
@@ -57,12 +61,12 @@ async def open_pipeline(config: Config, *, start: int = 0, kept: Iterable[str] =
     failures: list[Exception] = []
     seen = await in_thread(seen_before, config, texts)
     validators = await in_thread(open_validators, config)
-    async with open_source(config) as source, open_backend(config) as backend:
+    async with open_source(config) as source, engine_for(config, engine, tell_nobody) as opened:
         await source.find_ends(start)
         flow = Flow(
             config,
             source,
-            backend,
+            opened.as_backend(),
             validators,
             start=start,
             accepted=len(texts),

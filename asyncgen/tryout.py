@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from anyio.lowlevel import checkpoint
 
-from asyncgen.backends import open_backend
 from asyncgen.config import Config
+from asyncgen.engine import Engine
 from asyncgen.errors import AsyncgenError
 from asyncgen.metrics import Metrics
 from asyncgen.pipeline import Flow
@@ -41,10 +41,10 @@ async def try_prompts(
     first = prompts[0].index
     unbound = config.model_copy(update={"num_stories": None, "max_rejection_rate": 1.0})  # these prompts and no other
     validators = await in_thread(open_validators, config)
-    async with open_backend(config, notice) as backend:
-        for text in backend.notices:
+    async with Engine(config, notice=notice) as engine:
+        for text in engine.notices:
             notice(text)
-        flow = Flow(unbound, _Given(prompts), backend, validators, start=first, rejected=first)
+        flow = Flow(unbound, _Given(prompts), engine.as_backend(), validators, start=first, rejected=first)
         flow.metrics = _Listening(found)
         try:
             with single_cause():

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from anyio import CancelScope, from_thread
 
-from asyncgen.backends.base import Backend, BackendSnapshot, Completions, Limits
+from asyncgen.backends.base import Backend, BackendSnapshot, Completions, Limits, Pool, nobody
 from asyncgen.backends.echo import Echo
 from asyncgen.backends.find import check_model
+from asyncgen.backends.streaming import Piece, Progress, Reader
 from asyncgen.config import Config, EchoBackend, LocalModel, SlotsBackend, StaticBackend
 from asyncgen.errors import ModelError
 from asyncgen.metrics import duration
@@ -22,7 +23,19 @@ if TYPE_CHECKING:
     from asyncgen.backends.slots.backend import Slots
     from asyncgen.backends.static import Static
 
-__all__ = ["Backend", "BackendSnapshot", "Completions", "Limits", "check_model", "open_backend"]
+__all__ = [
+    "Backend",
+    "BackendSnapshot",
+    "Completions",
+    "Limits",
+    "Piece",
+    "Pool",
+    "Progress",
+    "Reader",
+    "check_model",
+    "nobody",
+    "open_backend",
+]
 
 
 @asynccontextmanager

@@ -22,13 +22,19 @@ day it was made.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property, lru_cache
 from threading import Lock
-from typing import Any
+from typing import Any, cast
 
+from asyncgen.backends.stops import Stops
+from asyncgen.backends.streaming import TokenReader
 from asyncgen.errors import PromptRefused
-from asyncgen.records import Message
+from asyncgen.records import Given, Message, Prompt, conversation_of
 
-__all__ = ["PLAIN_STOP", "Chat", "cut_at_stop", "render_plain"]
+__all__ = ["PLAIN_STOP", "Chat", "render_plain"]
+
+_KNOWN = 256
+"""Sets of stop strings that are remembered."""
 
 PLAIN_STOP = "\nUser:"
 """Ends an answer in the plain format."""
@@ -52,8 +58,6 @@ _FIXED_CLOCK = (
     + " }}{%- endmacro -%}"
 )
 """Put before a template, it hides transformers' ``strftime_now`` (which takes no argument that could set the day)."""
-_TAIL_TOKENS = 8
-"""Tokens decoded beyond a stop string's own bytes, so that it never begins at the edge of what is decoded."""
 
 
 def render_plain(messages: Sequence[Message]) -> str:
@@ -61,12 +65,6 @@ def render_plain(messages: Sequence[Message]) -> str:
     labels = {"user": "User: ", "assistant": "Assistant: "}
     turns = [labels.get(message["role"], "") + message["content"].strip() for message in messages]
     return "\n\n".join([*turns, "Assistant:"])
-
-
-def cut_at_stop(text: str, stops: Sequence[str]) -> str | None:
-    """``text`` before the first occurrence of any of ``stops``; None if there is none."""
-    found = [place for stop in stops if (place := text.find(stop)) >= 0]
-    return text[: min(found)] if found else None
 
 
 def _with_fixed_day(template: str) -> str:
@@ -87,10 +85,9 @@ class Chat:
             self._rust.no_truncation()
         self.has_template = bool(tokenizer.chat_template)
         self._template = _with_fixed_day(tokenizer.get_chat_template()) if self.has_template else ""
-        self.stops = tuple(stops) if self.has_template else (*stops, PLAIN_STOP)
-        self._ends_stops: dict[int, bool] = {}
-        self._prefix = () if self.has_template else self._special_prefix()
-        self._tail = max((len(stop.encode()) for stop in self.stops), default=0) + _TAIL_TOKENS
+        self._stops = tuple(stops)
+        self._known_stops = lru_cache(_KNOWN)(lambda texts: Stops(texts, self.decode))
+        self._prefix = self._special_prefix()
 
     def notices(self, system_prompt: str | None) -> tuple[str, ...]:
         """What a user with this system prompt should know about how prompts are rendered."""
@@ -115,9 +112,16 @@ class Chat:
         assert isinstance(text, str)
         return text
 
-    def encode(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        """The prompt's token ids: special tokens once, where the template or the tokenizer puts them."""
-        return (*self._prefix, *self._encode(self.render(messages)))
+    def encode(self, given: Given) -> tuple[int, ...]:
+        """The prompt's token ids: special tokens once, where the template or the tokenizer puts them. A text is gone on
+        from as it stands, and so are token ids.
+        """
+        if isinstance(given, str):
+            return (*self._prefix, *self._encode(given))
+        if (messages := conversation_of(given)) is None:
+            return cast("tuple[int, ...]", given)
+        prefix = () if self.has_template else self._prefix
+        return (*prefix, *self._encode(self.render(messages)))
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of generated tokens, without special tokens."""
@@ -125,23 +129,27 @@ class Chat:
         assert isinstance(text, str)
         return text
 
-    def stops_at(self, tokens: Sequence[int]) -> bool:
-        """Whether the last token completed a stop string; decodes only the end, and only after tokens that can."""
-        if not self.stops or not self._may_end_a_stop(tokens[-1]):
-            return False
-        tail = self.decode(tokens[-self._tail :])
-        return any(stop in tail for stop in self.stops)
+    def stops_of(self, prompt: Prompt) -> Stops:
+        """What ends the answer to this prompt."""
+        texts = self._stops if prompt.stop is None else prompt.stop
+        plain = not self.has_template and prompt.given is None
+        return self._known_stops((*texts, PLAIN_STOP) if plain else texts)
 
-    def _may_end_a_stop(self, token: int) -> bool:
-        """Whether a stop string's last character may come with this token: asked for every token of every row, so each
-        token is decoded once. A token that is not a text by itself (part of a character, say) may.
-        """
-        known = self._ends_stops.get(token)
-        if known is None:
-            text = self.decode([token])
-            known = not text or "\ufffd" in text or any(stop[-1].isspace() or stop[-1] in text for stop in self.stops)
-            self._ends_stops[token] = known
-        return known
+    def reader(self, prompt: Prompt) -> TokenReader:
+        """Makes the text of the answer to ``prompt`` while its tokens come."""
+        silent = frozenset(self._tokenizer.all_special_ids)
+        return TokenReader(self.stops_of(prompt), self.decode, byte_tokens=self._byte_tokens, silent=silent)
+
+    @cached_property
+    def _byte_tokens(self) -> frozenset[int]:
+        """Tokens that stand for a byte each, where a tokenizer falls back to such (Llama 2, Gemma)."""
+        names = [f"<0x{byte:02X}>" for byte in range(256)]
+        ids = dict(zip(names, self._tokenizer.convert_tokens_to_ids(names), strict=True))
+        return frozenset(
+            token
+            for name, token in ids.items()
+            if token is not None and self._tokenizer.convert_ids_to_tokens(token) == name
+        )
 
     def _encode(self, text: str, *, special: bool = False) -> list[int]:
         if self._rust is not None:

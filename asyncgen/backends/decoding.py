@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, StoppingCriteria
 
-from asyncgen.backends.chat import Chat, cut_at_stop
+from asyncgen.backends.chat import Chat
 from asyncgen.backends.sampling import Needs, Sampler, SamplingParameters
+from asyncgen.backends.stops import NO_STOPS, Stops
 from asyncgen.records import Completion, FinishReason, Prompt, Sampling
 
 __all__ = ["Chooser", "Row", "Watch"]
@@ -30,6 +31,7 @@ class Row:
     prompt: Prompt
     began: float
     """When the row was admitted, by ``perf_counter``."""
+    stops: Stops = NO_STOPS
     tokens: list[int] = field(default_factory=list)
     reason: FinishReason | None = None
     """None while it goes on."""
@@ -42,9 +44,7 @@ class Row:
         """Ends the row now."""
         self.reason, self.error, self.seconds = reason, error, perf_counter() - self.began
 
-    def advance(
-        self, token: int, chat: Chat, eos_ids: frozenset[int], *, broken: bool, logprob: float | None = None
-    ) -> bool:
+    def advance(self, token: int, eos_ids: frozenset[int], *, broken: bool, logprob: float | None = None) -> bool:
         """Takes the next token, or what stands in its place, and ends the row if it is the last one. Returns whether
         the token belongs to the answer.
         """
@@ -57,7 +57,7 @@ class Row:
         self.tokens.append(token)
         if logprob is not None:
             self.logprobs.append(logprob)
-        if chat.stops_at(self.tokens):
+        if self.stops.reached(self.tokens):
             self.end("stop")
         elif len(self.tokens) >= self.prompt.max_new_tokens:
             self.end("length")
@@ -71,7 +71,7 @@ class Row:
                 self.prompt, "", len(self.tokens), self.seconds, "error", self.error, retryable=bool(self.tokens)
             )
         text = chat.decode(self.tokens)
-        cut = cut_at_stop(text, chat.stops)
+        cut = self.stops.cut(text)
         if cut is not None:
             text, reason = cut, "stop"
         return Completion(
@@ -143,8 +143,8 @@ class Chooser(LogitsProcessor):
 class Watch(StoppingCriteria):
     """Follows the rows token by token. ``rows`` are the first of the batch's ``size``; the others are fillers.
 
-    ``check`` is called after every token and may raise to leave ``generate``; ``progress(tokens, rows_ended)``
-    after every token too.
+    ``check(rows)`` is called before every token is read and may end rows, or raise to leave ``generate``;
+    ``progress(tokens, rows_ended)`` after every token.
     """
 
     def __init__(
@@ -153,26 +153,26 @@ class Watch(StoppingCriteria):
         size: int,
         *,
         chooser: Chooser,
-        chat: Chat,
         eos_ids: frozenset[int],
-        check: Callable[[], None],
+        check: Callable[[Sequence[Row]], None],
         progress: Callable[[int, int], None],
     ) -> None:
         self._rows = rows
         self._fillers = [True] * (size - len(rows))
-        self._chooser, self._chat, self._eos_ids = chooser, chat, eos_ids
+        self._chooser, self._eos_ids = chooser, eos_ids
         self._check, self._progress = check, progress
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:  # noqa: ARG002  # generate's signature
         """Which rows have ended: bool [B]."""
-        self._check()
+        running = sum(row.reason is None for row in self._rows)
+        self._check(self._rows)
         going = [(row, place) for place, row in enumerate(self._rows) if row.reason is None]
         latest, broken = input_ids[:, -1].tolist(), self._chooser.broken.tolist()
         logprobs = self._chooser.asked_logprobs()
         tokens = sum(
-            row.advance(latest[place], self._chat, self._eos_ids, broken=broken[place], logprob=logprobs[place])
+            row.advance(latest[place], self._eos_ids, broken=broken[place], logprob=logprobs[place])
             for row, place in going
         )
-        self._progress(tokens, sum(row.reason is not None for row, _ in going))
+        self._progress(tokens, running - sum(row.reason is None for row in self._rows))
         ended = [row.reason is not None for row in self._rows] + self._fillers
         return torch.tensor(ended, dtype=torch.bool, device=input_ids.device)

@@ -51,7 +51,7 @@ class _Record:
 
 
 class Aside:
-    """Prompts that did not fit alone, by index. Times are seconds of any one clock that does not jump."""
+    """Prompts that did not fit alone, by identity. Times are seconds of any one clock that does not jump."""
 
     def __init__(self) -> None:
         self._records: dict[int, _Record] = {}
@@ -64,11 +64,11 @@ class Aside:
 
     def __contains__(self, prompt: Prompt) -> bool:
         """Whether it has failed before, so that it is to be tried alone."""
-        return prompt.index in self._records
+        return id(prompt) in self._records
 
     def failed(self, prompt: Prompt, now: float, stage: Stage = "prompt") -> bool:
         """Records that ``prompt`` did not fit alone, and sets it aside. Returns whether it is given up instead."""
-        record = self._records.setdefault(prompt.index, _Record(prompt, stage))
+        record = self._records.setdefault(id(prompt), _Record(prompt, stage))
         record.stage = stage
         record.attempts += 1
         if record.others_fit:
@@ -82,7 +82,7 @@ class Aside:
             self._given_up = now
         else:
             record.due = now + pause_after(record.attempts)
-            self._waiting.add(prompt.index)
+            self._waiting.add(id(prompt))
             return False
         self.finished(prompt)
         return True
@@ -92,29 +92,29 @@ class Aside:
         if self._too_long is not None and max(map(_length, prompts)) >= self._too_long:
             self._too_long = None
         if self._records:
-            indices = {prompt.index for prompt in prompts}
-            for index, record in self._records.items():
-                record.others_fit |= record.stage == stage and bool(indices - {index})
+            ids = {id(prompt) for prompt in prompts}
+            for key, record in self._records.items():
+                record.others_fit |= record.stage == stage and bool(ids - {key})
 
     def finished(self, prompt: Prompt) -> None:
         """Forgets what was known of it: its answer is there, or it was given up."""
-        self._records.pop(prompt.index, None)
-        self._waiting.discard(prompt.index)
+        self._records.pop(id(prompt), None)
+        self._waiting.discard(id(prompt))
 
     def due(self, now: float, most: int | None = None) -> tuple[Prompt, ...]:
         """Takes out those that are to be tried again, ``most`` of them, the longest overdue first."""
         ready = sorted((r for i in self._waiting if (r := self._records[i]).due <= now), key=lambda record: record.due)
         prompts = tuple(record.prompt for record in ready[:most])
-        self._waiting -= {prompt.index for prompt in prompts}
+        self._waiting -= {id(prompt) for prompt in prompts}
         return prompts
 
     def seconds(self, now: float) -> float:
         """Until the next one is due; 0 if one is. There must be one."""
-        return max(0.0, min(self._records[index].due for index in self._waiting) - now)
+        return max(0.0, min(self._records[key].due for key in self._waiting) - now)
 
-    def drop(self, indices: AbstractSet[int]) -> list[Prompt]:
-        """Takes out those of these indices that are aside."""
-        dropped = [self._records[index].prompt for index in self._waiting & indices]
+    def drop(self, ids: AbstractSet[int]) -> list[Prompt]:
+        """Takes out those of these ids that are aside."""
+        dropped = [self._records[key].prompt for key in self._waiting & ids]
         for prompt in dropped:
             self.finished(prompt)
         return dropped

@@ -33,7 +33,7 @@ from anyio import CapacityLimiter, from_thread, to_thread
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
-from asyncgen.backends.base import BackendSnapshot, Completions, Limits
+from asyncgen.backends.base import BackendSnapshot, Completions, Limits, Pool, nobody
 from asyncgen.backends.chat import Chat
 from asyncgen.backends.decoding import Chooser, Row, Watch
 from asyncgen.backends.loading import Loaded
@@ -41,10 +41,10 @@ from asyncgen.backends.memory import TokenBudget, free_bytes, is_out_of_memory, 
 from asyncgen.backends.meter import Meter
 from asyncgen.backends.rendering import check_template, encode
 from asyncgen.backends.shortage import Aside
+from asyncgen.backends.streaming import Progress, TokenReader
 from asyncgen.config import Config
 from asyncgen.errors import BackendFailed
-from asyncgen.packing import PromptPool
-from asyncgen.records import Completion, Message, Prepared, Prompt
+from asyncgen.records import Completion, Given, Prepared, Prompt
 
 _log = logging.getLogger(__name__)
 
@@ -78,24 +78,37 @@ class Static:
         self._meter = Meter()
         self._gpus = {weight.device for weight in loaded.model.parameters() if weight.device.type == "cuda"}
         self._limiter = CapacityLimiter(1)
+        self._tell: Progress = nobody
+        self._held: set[int] = set()  # ids of prompts taken whose completions were not sent
+        self._cancelled: set[int] = set()  # those of them that nobody wants; both are changed on the loop only
 
-    def prepare(self, messages: Sequence[Message], max_new_tokens: int, shared: int = 0) -> Prepared:  # noqa: ARG002  # computes every prompt whole
+    def prepare(self, given: Given, max_new_tokens: int, shared: int = 0) -> Prepared:  # noqa: ARG002  # computes every prompt whole
         """See ``Backend.prepare``. Raises ModelError if the tokenizer does not fit the model."""
         context = self.limits.context_length
-        ids = encode(self._chat, messages, max_new_tokens, context_length=context, embeddings=self._loaded.embeddings)
+        ids = encode(self._chat, given, max_new_tokens, context_length=context, embeddings=self._loaded.embeddings)
         if not self._fixed_shape:
             return Prepared(len(ids), ids)
         return Prepared(min(_BUCKET * (len(ids) // _BUCKET + 1), context - max_new_tokens), ids)
 
-    async def run(self, pool: PromptPool, completions: Completions) -> None:
+    async def run(self, pool: Pool, completions: Completions, progress: Progress = nobody) -> None:
         """See ``Backend.run``. Raises BackendFailed if the model does; leaves the pool closed, however it ends."""
         failures: list[Exception] = []
+        self._tell = progress
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_close_in_the_end, pool)
             # In a task of its own: there, cancellation always comes by a scope, which the thread can see.
             tasks.start_soon(self._drive, pool, completions, failures, tasks.cancel_scope)
         for failure in failures:  # at most one; raised here, it is in no group
             raise failure
+
+    def cancel(self, prompt: Prompt) -> None:
+        """See ``Backend.cancel``."""
+        if id(prompt) in self._held:
+            self._cancelled.add(id(prompt))
+
+    def reader(self, prompt: Prompt) -> TokenReader:
+        """See ``Backend.reader``."""
+        return self._chat.reader(prompt)
 
     def snapshot(self) -> BackendSnapshot:
         """See ``Backend.snapshot``."""
@@ -110,7 +123,7 @@ class Static:
         _empty_cache(device)
 
     async def _drive(
-        self, pool: PromptPool, completions: Completions, failures: list[Exception], scope: anyio.CancelScope
+        self, pool: Pool, completions: Completions, failures: list[Exception], scope: anyio.CancelScope
     ) -> None:
         try:
             await to_thread.run_sync(self._work, pool, completions, limiter=self._limiter)
@@ -118,7 +131,7 @@ class Static:
             failures.append(failure)
         scope.cancel()
 
-    def _work(self, pool: PromptPool, completions: Completions) -> None:
+    def _work(self, pool: Pool, completions: Completions) -> None:
         """The worker thread's whole life: take, generate, hand over, until the pool is closed."""
         aside = Aside()
         while (prompts := self._take(pool, aside)) or aside:
@@ -127,11 +140,18 @@ class Static:
             if not group:  # all of it is set aside
                 continue
             try:
-                from_thread.run_sync(completions.send_nowait, group)
+                from_thread.run_sync(self._send, group, completions)
             except (anyio.BrokenResourceError, anyio.ClosedResourceError):
                 return  # whoever received is gone: the run is being torn down, and has its own error
 
-    def _take(self, pool: PromptPool, aside: Aside) -> tuple[Prompt, ...]:
+    def _send(self, group: tuple[Completion, ...], completions: Completions) -> None:
+        """Hands over, on the event loop."""
+        done = {id(completion.prompt) for completion in group}
+        self._held -= done
+        self._cancelled -= done
+        completions.send_nowait(group)
+
+    def _take(self, pool: Pool, aside: Aside) -> tuple[Prompt, ...]:
         """The next batch: one that is tried again, alone; or from the pool; or nothing, if none of these is there."""
         from_thread.check_cancelled()
         if due := aside.due(monotonic(), most=1):
@@ -140,7 +160,7 @@ class Static:
         take = partial(pool.take, self.limits.rows, tokens=self._budget.limit, spread=spread)
         patience = aside.seconds(monotonic()) if aside else inf
         try:
-            return from_thread.run(_within, patience, take)
+            return from_thread.run(self._within, patience, take)
         except concurrent.futures.CancelledError:  # cancelled while it waited there
             from_thread.check_cancelled()
             return ()
@@ -193,7 +213,7 @@ class Static:
 
     def _generate(self, part: Sequence[Prompt], rows: int, length: int, began: float) -> list[Completion]:
         loaded = self._loaded
-        answers = [Row(prompt, began) for prompt in part]
+        answers = [Row(prompt, began, self._chat.stops_of(prompt)) for prompt in part]
         ids, mask = _left_padded([prompt.prepared.token_ids for prompt in part], rows, length, loaded.pad_id)
         # mps knows no float64, so the noise is computed beside it.
         device = torch.device("cpu") if loaded.device.type == "mps" else loaded.device
@@ -202,9 +222,8 @@ class Static:
             answers,
             rows,
             chooser=chooser,
-            chat=self._chat,
             eos_ids=loaded.eos_ids,
-            check=from_thread.check_cancelled,
+            check=self._check,
             progress=self._meter.progress,
         )
         longest = max(prompt.max_new_tokens for prompt in part)
@@ -219,6 +238,27 @@ class Static:
         _log.debug("%d prompts in %d rows of %d tokens took %.2f s", len(part), rows, length, perf_counter() - began)
         return [answer.completion(self._chat) for answer in answers]
 
+    def _check(self, rows: Sequence[Row]) -> None:
+        """Leaves the thread if nobody wants anything any more; ends rows that nobody wants, tells of those that are
+        streamed.
+        """
+        from_thread.check_cancelled()
+        for row in rows:
+            if row.reason is None and id(row.prompt) in self._cancelled:
+                row.end("cancelled")
+            elif row.reason is None and row.prompt.streamed and row.tokens:
+                from_thread.run_sync(self._tell, row.prompt, len(row.tokens) - 1, row.tokens[-1:])
+
+    async def _within(self, seconds: float, take: Callable[[], Awaitable[tuple[Prompt, ...]]]) -> tuple[Prompt, ...]:
+        """What ``take`` gives; nothing if that takes longer, and if the pool is closed: then the time is waited."""
+        with anyio.move_on_after(seconds):
+            prompts = await take()
+            if not prompts and seconds < inf:
+                await anyio.sleep(seconds)
+            self._held.update(map(id, prompts))
+            return prompts
+        return ()
+
     def _batch_size(self) -> int:
         """What the configuration says; ``auto`` is 16 on a CPU, and on a GPU what its free memory holds."""
         if self._generation.batch_size != "auto":
@@ -230,22 +270,12 @@ class Static:
         return rows_that_fit(free_bytes(self._loaded.device), row)
 
 
-async def _close_in_the_end(pool: PromptPool) -> None:
+async def _close_in_the_end(pool: Pool) -> None:
     """Closes the pool when it is cancelled, which ends a ``take`` that waits there."""
     try:
         await anyio.sleep_forever()
     finally:
         pool.close()
-
-
-async def _within(seconds: float, take: Callable[[], Awaitable[tuple[Prompt, ...]]]) -> tuple[Prompt, ...]:
-    """What ``take`` gives; nothing if that takes longer, and if the pool is closed: then the time is waited."""
-    with anyio.move_on_after(seconds):
-        prompts = await take()
-        if not prompts and seconds < inf:
-            await anyio.sleep(seconds)
-        return prompts
-    return ()
 
 
 def _cells_per_row(part: Sequence[Prompt]) -> int:

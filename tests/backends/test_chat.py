@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncgen.backends.chat import PLAIN_STOP, Chat, cut_at_stop, render_plain
+from asyncgen.backends.chat import PLAIN_STOP, Chat, render_plain
+from asyncgen.backends.stops import cut_at_stop
 from asyncgen.errors import PromptRefused
-from asyncgen.records import Message
+from asyncgen.records import Message, Prompt
 from tests.backends.helpers import CHATML, SPECIALS, make_tokenizer
 
 TALK: list[Message] = [
@@ -20,6 +22,7 @@ TALK: list[Message] = [
     {"role": "assistant", "content": "Once."},
     {"role": "user", "content": "Another."},
 ]
+ASKED = Prompt(0, tuple(TALK))
 NO_SYSTEM = (
     "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + CHATML
 )
@@ -33,7 +36,8 @@ def test_the_template_renders_and_special_tokens_come_once() -> None:
     assert ids.count(SPECIALS.index("</s>")) == 0
     assert ids.count(SPECIALS.index("<|im_start|>")) == 5
     assert chat.notices(None) == ()
-    assert chat.stops == ()
+    assert chat.stops_of(ASKED).texts == ()
+    assert chat.stops_of(replace(ASKED, stop=("x",))).texts == ("x",)
 
 
 def test_without_a_template_the_plain_format_is_used_and_announced() -> None:
@@ -45,7 +49,9 @@ def test_without_a_template_the_plain_format_is_used_and_announced() -> None:
     assert ids[0] == SPECIALS.index("<s>")
     assert SPECIALS.index("</s>") not in ids, "the text goes on"
     assert ids.count(SPECIALS.index("<s>")) == 1
-    assert chat.stops == ("THE END", PLAIN_STOP)
+    assert chat.stops_of(ASKED).texts == ("THE END", PLAIN_STOP)
+    assert chat.stops_of(replace(ASKED, stop=())).texts == (PLAIN_STOP,)
+    assert chat.stops_of(Prompt(0, (), given="Once")).texts == ("THE END",), "a text that is gone on from has no turns"
     [notice] = chat.notices(None)
     assert "no chat template" in notice
 
@@ -110,13 +116,13 @@ def test_padding_and_truncation_of_the_tokenizer_file_do_not_apply() -> None:
 def test_a_stop_string_is_seen_when_its_last_token_comes() -> None:
     chat = Chat(make_tokenizer(), stops=["stop", "å"])
     ids = chat.encode([{"role": "user", "content": "x" * 50 + "stop"}])
-    seen = [chat.stops_at(ids[:end]) for end in range(1, len(ids) + 1)]
+    seen = [chat.stops_of(ASKED).reached(ids[:end]) for end in range(1, len(ids) + 1)]
     texts = [chat.decode(ids[:end]) for end in range(1, len(ids) + 1)]
     assert seen.index(True) == next(place for place, text in enumerate(texts) if text.endswith("xstop"))
 
 
 def test_no_stop_strings_cost_nothing() -> None:
-    assert not Chat(make_tokenizer()).stops_at([5, 6, 7])
+    assert not Chat(make_tokenizer()).stops_of(ASKED).reached([5, 6, 7])
 
 
 @given(st.lists(st.integers(0, 200), min_size=1, max_size=30), st.data())
@@ -128,8 +134,9 @@ def test_a_stop_is_seen_at_the_token_that_completes_it(tokens: list[int], data: 
     cut = text[start : start + data.draw(st.integers(1, 4))]
     chat = Chat(make_tokenizer(), stops=[*filter(None, [cut]), "q", "\nUser:"])
     beginnings = [tokens[:end] for end in range(1, len(tokens) + 1)]
-    seen = [chat.stops_at(each) for each in beginnings]
-    there = [any(stop in plain.decode(each) for stop in chat.stops) for each in beginnings]
+    stops = chat.stops_of(ASKED)
+    seen = [stops.reached(each) for each in beginnings]
+    there = [any(stop in plain.decode(each) for stop in stops.texts) for each in beginnings]
     assert (seen.index(True) if True in seen else None) == (there.index(True) if True in there else None)
 
 

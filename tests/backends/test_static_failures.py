@@ -12,8 +12,9 @@ from typing import Any
 import anyio
 import pytest
 import torch
+from anyio.streams.memory import MemoryObjectSendStream
 
-from asyncgen.backends import Completions, open_backend
+from asyncgen.backends import open_backend
 from asyncgen.config import Config
 from asyncgen.errors import BackendFailed
 from asyncgen.packing import PromptPool, Window
@@ -27,9 +28,10 @@ from tests.backends.helpers import (
 )
 
 Forward = Callable[..., Any]
+Sender = MemoryObjectSendStream[tuple[Completion, ...]]
 
 
-async def start(backend: Any, count: int, new_tokens: int) -> tuple[PromptPool, Completions, Any]:
+async def start(backend: Any, count: int, new_tokens: int) -> tuple[PromptPool, Sender, Any]:
     """A pool of ``count`` prompts, and a stream for their completions."""
     window = Window(count, goal=None)
     pool = PromptPool(window)

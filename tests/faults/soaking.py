@@ -11,17 +11,16 @@ import ctypes
 import os
 import signal
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, tzinfo
 from typing import Any
 
+from asyncgen.backends import Completions, Pool, Progress, nobody
 from asyncgen.backends.echo import Echo
 from asyncgen.cli import main
 from asyncgen.cli.signals import stop_when_told
 from asyncgen.output import opening
 from asyncgen.output.pair import Pair
-from asyncgen.packing import PromptPool
 from asyncgen.records import Completion
 from tests.faults.stress import chance, noted, orders, pause, share
 
@@ -81,10 +80,10 @@ def jump_clock() -> None:
 class Failing:
     """Hands completions on; some of them failed, as a row does in which a model computes nonsense."""
 
-    def __init__(self, completions: Any) -> None:
+    def __init__(self, completions: Completions) -> None:
         self._completions = completions
 
-    def send_nowait(self, group: Sequence[Completion]) -> None:
+    def send_nowait(self, group: tuple[Completion, ...], /) -> None:
         self._completions.send_nowait(tuple(map(self._failed, group)))
 
     def _failed(self, completion: Completion) -> Completion:
@@ -98,8 +97,8 @@ def fail_records() -> None:
     """Lets the echo backend fail."""
     run = Echo.run
 
-    async def failing_run(self: Echo, pool: PromptPool, completions: Any) -> None:
-        await run(self, pool, Failing(completions))  # type: ignore[arg-type]  # all that it uses of a stream
+    async def failing_run(self: Echo, pool: Pool, completions: Completions, progress: Progress = nobody) -> None:
+        await run(self, pool, Failing(completions), progress)
 
     Echo.run = failing_run  # type: ignore[method-assign]
 

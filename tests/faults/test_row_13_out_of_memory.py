@@ -22,8 +22,8 @@ from asyncgen.backends.slots.arrangement import Arrangement
 from asyncgen.backends.slots.backend import Slots
 from asyncgen.backends.slots.cache import Cache
 from asyncgen.backends.slots.decoder import Decoder
-from asyncgen.backends.slots.state import State
 from asyncgen.backends.slots.sizing import Size
+from asyncgen.backends.slots.state import State
 from asyncgen.backends.slots.worker import Worker
 from asyncgen.errors import ModelError
 from asyncgen.records import Completion, Message, Prompt, Sampling

@@ -5,6 +5,7 @@ while, nobody is.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -203,17 +204,20 @@ def test_what_waits_for_memory_can_be_cancelled(llama: Path, how: str, monkeypat
             Model(backend, Lack(float("inf")))
             with anyio.fail_after(30):
                 async with at_work(backend) as running:
-                    running.put(make(backend, 1))
+                    prompts = make(backend, 1)
+                    running.put(prompts)
                     while not backend.snapshot().out_of_memory:  # noqa: ASYNC110  # it runs in another thread
                         await anyio.sleep(0.001)
                     if how == "one":
-                        backend.cancel(0)
+                        backend.cancel(prompts[0])
                         assert said(await running.until(1)) == {0: ("", 0, "cancelled")}
 
     anyio.run(main)
 
 
+@cache
 def prompt(index: int, length: int = 10) -> Prompt:
+    """Always the same one: it is known by its identity."""
     return Prompt(index, (), seed=index, max_new_tokens=10, prepared=Prepared(length, ()))
 
 

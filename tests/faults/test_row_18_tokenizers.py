@@ -12,7 +12,8 @@ import anyio
 import pytest
 
 from asyncgen.backends import open_backend
-from asyncgen.backends.chat import PLAIN_STOP, cut_at_stop
+from asyncgen.backends.chat import PLAIN_STOP
+from asyncgen.backends.stops import cut_at_stop
 from asyncgen.config import Config
 from asyncgen.errors import ModelError
 from tests.backends.helpers import CHATML, config_for, make_messages, make_model, make_tokenizer, run

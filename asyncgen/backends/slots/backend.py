@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Sequence
 from dataclasses import replace
 
 import anyio
 import torch
 from anyio import CapacityLimiter, to_thread
 
-from asyncgen.backends.base import BackendSnapshot, Completions, Limits
+from asyncgen.backends.base import BackendSnapshot, Completions, Limits, Pool, nobody
 from asyncgen.backends.chat import Chat
 from asyncgen.backends.loading import Loaded
 from asyncgen.backends.memory import free_bytes, is_out_of_memory
@@ -26,10 +25,10 @@ from asyncgen.backends.slots.meter import SlotMeter
 from asyncgen.backends.slots.probe import probe
 from asyncgen.backends.slots.sizing import size
 from asyncgen.backends.slots.worker import Worker
+from asyncgen.backends.streaming import Progress, TokenReader
 from asyncgen.config import Config
 from asyncgen.errors import BackendFailed, ModelError
-from asyncgen.packing import PromptPool
-from asyncgen.records import Message, Prepared
+from asyncgen.records import Given, Prepared, Prompt
 
 _log = logging.getLogger(__name__)
 
@@ -78,16 +77,16 @@ class Slots:
         self._exchange: Exchange | None = None
         self._limiter = CapacityLimiter(1)
 
-    def prepare(self, messages: Sequence[Message], max_new_tokens: int, shared: int = 0) -> Prepared:
+    def prepare(self, given: Given, max_new_tokens: int, shared: int = 0) -> Prepared:
         """See ``Backend.prepare``. ``length`` counts the tokens behind the shared beginning."""
         limits = {"context_length": self.limits.context_length, "embeddings": self._loaded.embeddings}
-        ids = encode(self._chat, messages, max_new_tokens, **limits)
-        beginning = self._boundaries.shared(messages, shared, ids)
+        ids = encode(self._chat, given, max_new_tokens, **limits)
+        beginning = self._boundaries.shared(given, shared, ids)
         return Prepared(len(ids) - beginning, ids, shared=beginning)
 
-    async def run(self, pool: PromptPool, completions: Completions) -> None:
+    async def run(self, pool: Pool, completions: Completions, progress: Progress = nobody) -> None:
         """See ``Backend.run``. Raises BackendFailed if the model does; leaves the pool closed, however it ends."""
-        exchange = self._exchange = Exchange(pool, completions)
+        exchange = self._exchange = Exchange(pool, completions, progress)
         failures: list[Exception] = []
         try:
             async with anyio.create_task_group() as tasks:
@@ -100,13 +99,14 @@ class Slots:
         for failure in [*failures, *exchange.failures]:  # the first; raised here, it is in no group
             raise failure
 
-    def cancel(self, index: int) -> None:
-        """Ends the row of the prompt with this index after the step in progress, or takes it out of the pool; either
-        way it gets a completion with finish reason ``cancelled``. Of one that is neither running nor waiting, nothing
-        is remembered. Belongs to the event loop.
-        """
+    def cancel(self, prompt: Prompt) -> None:
+        """See ``Backend.cancel``."""
         if self._exchange is not None:
-            self._exchange.cancel(index)
+            self._exchange.cancel(prompt)
+
+    def reader(self, prompt: Prompt) -> TokenReader:
+        """See ``Backend.reader``."""
+        return self._chat.reader(prompt)
 
     def snapshot(self) -> BackendSnapshot:
         """See ``Backend.snapshot``."""

@@ -8,7 +8,7 @@ from threading import Lock
 
 from asyncgen.backends.chat import Chat
 from asyncgen.errors import PromptRefused
-from asyncgen.records import Message
+from asyncgen.records import Given, Message, conversation_of
 
 __all__ = ["Boundaries"]
 
@@ -29,11 +29,12 @@ class Boundaries:
         self._known: OrderedDict[tuple[object, ...], tuple[int, ...]] = OrderedDict()
         self._lock = Lock()
 
-    def shared(self, messages: Sequence[Message], shared: int, tokens: Sequence[int]) -> int:
+    def shared(self, given: Given, shared: int, tokens: Sequence[int]) -> int:
         """How many of a prompt's ``tokens`` are its shared beginning, of which the first ``shared`` messages are part;
         0 if there is none, or if this prompt's tokens happen to differ from it (a word that grows over the boundary).
         """
-        if not 0 < shared < len(messages):
+        messages = conversation_of(given)
+        if messages is None or not 0 < shared < len(messages):
             return 0
         role = messages[shared]["role"]
         key = (role, *((message["role"], message["content"]) for message in messages[:shared]))

@@ -18,9 +18,9 @@ from time import monotonic
 
 import anyio
 
-from asyncgen.backends.base import Completions
+from asyncgen.backends.base import Completions, Pool
+from asyncgen.backends.streaming import Piece, Progress
 from asyncgen.errors import BackendFailed
-from asyncgen.packing import PromptPool
 from asyncgen.records import Completion, Prompt
 
 __all__ = ["Exchange"]
@@ -31,17 +31,17 @@ class Exchange:
     thread.
     """
 
-    def __init__(self, pool: PromptPool, completions: Completions) -> None:
-        self._pool, self._completions = pool, completions
+    def __init__(self, pool: Pool, completions: Completions, progress: Progress) -> None:
+        self._pool, self._completions, self._progress = pool, completions, progress
         self._loop = asyncio.get_running_loop()
         self._wanted = 0
         self._asked = anyio.Event()
         self._given: deque[Prompt] = deque()
         self._news = Event()
         self._pending = False
-        self._held: set[int] = set()  # indices taken from the pool whose completions were not sent; the loop's own
+        self._held: set[int] = set()  # ids of prompts taken whose completions were not sent; the loop's own
         self.cancelled: set[int] = set()
-        """Indices whose rows are to be ended; changed on the loop only, so none stays behind."""
+        """Ids of prompts whose rows are to be ended; changed on the loop only, so none stays behind."""
         self._closed = False
         self.over = False
         """Whether nobody wants even what is running."""
@@ -58,7 +58,7 @@ class Exchange:
                 if not prompts:
                     self._closed = True
                     return
-                self._held.update(prompt.index for prompt in prompts)
+                self._held.update(map(id, prompts))
                 self._given.extend(prompts)
                 self._pending = False
                 self._news.set()
@@ -66,13 +66,11 @@ class Exchange:
             self.over |= not self._closed
             self._news.set()
 
-    def cancel(self, index: int) -> None:
-        """Ends the row of a prompt, or lets go of one that waits; of any other index nothing is remembered."""
-        if index in self._held:
-            self.cancelled.add(index)
+    def cancel(self, prompt: Prompt) -> None:
+        """Ends the row of a prompt that was taken; of any other nothing is remembered."""
+        if id(prompt) in self._held:
+            self.cancelled.add(id(prompt))
             self._news.set()
-        elif prompt := self._pool.withdraw(index):
-            self._send((Completion(prompt, "", 0, 0.0, "cancelled", retryable=False),))
 
     def ask(self, prompts: int) -> None:
         """Asks for at most so many prompts, unless an earlier question is still open."""
@@ -102,6 +100,11 @@ class Exchange:
         if completions:
             self._call(self._send, completions)
 
+    def tell(self, news: tuple[tuple[Prompt, int, Piece], ...]) -> None:
+        """Tells how answers that are streamed grow."""
+        if news:
+            self._call(self._tell, news)
+
     @property
     def ended(self) -> bool:
         """Whether no prompt will come any more."""
@@ -111,10 +114,14 @@ class Exchange:
         self._wanted = prompts
         self._asked.set()
 
+    def _tell(self, news: tuple[tuple[Prompt, int, Piece], ...]) -> None:
+        for prompt, at, piece in news:
+            self._progress(prompt, at, piece)
+
     def _send(self, completions: tuple[Completion, ...]) -> None:
-        indices = {completion.prompt.index for completion in completions}
-        self._held -= indices
-        self.cancelled -= indices
+        ids = {id(completion.prompt) for completion in completions}
+        self._held -= ids
+        self.cancelled -= ids
         try:
             self._completions.send_nowait(completions)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):

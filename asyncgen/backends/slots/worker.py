@@ -26,6 +26,7 @@ from asyncgen.backends.slots.meter import SlotMeter
 from asyncgen.backends.slots.prefixes import Prefixes
 from asyncgen.backends.slots.sizing import Size
 from asyncgen.backends.slots.threads import ThreadChoice, choosing_threads
+from asyncgen.backends.streaming import Piece
 from asyncgen.records import Completion, FinishReason, Prompt, Sampling
 
 _log = logging.getLogger(__name__)
@@ -72,6 +73,7 @@ class Worker:
         self._waiting: deque[Prompt] = deque()
         self._aside = Aside()
         self._done: list[Completion] = []
+        self._news: list[tuple[Prompt, int, Piece]] = []
         self._tokens = 0
 
     def run(self, exchange: Exchange) -> None:
@@ -107,7 +109,9 @@ class Worker:
             exchange.pause(self._aside.seconds(monotonic()))
         self._meter.running(decoder.live, self._tokens)
         self._tokens = 0
+        exchange.tell(tuple(self._news))
         exchange.deliver(tuple(self._done))
+        self._news.clear()
         self._done.clear()
 
     def _step(self) -> bool:
@@ -248,7 +252,7 @@ class Worker:
                 prefix = self._prefixes.use(beginning) if beginning else None
                 sampling = prompt.sampling or self._sampling
                 own = prompt.prepared.token_ids[len(beginning) :]
-                seats.append(Seat(Row(prompt, began), own, prefix, sampling))
+                seats.append(Seat(Row(prompt, began, self._chat.stops_of(prompt)), own, prefix, sampling))
             ended = self._decoder.admit(seats)
             self._meter.admitted(len(group), sum(len(seat.own) for seat in seats))
             self._finish(ended)
@@ -284,7 +288,10 @@ class Worker:
             self._prefixes.leave(seat.prefix)
 
     def _settle(self, row: Row, token: int, broken: bool, logprob: float | None) -> None:
-        self._tokens += row.advance(token, self._chat, self._eos_ids, broken=broken, logprob=logprob)
+        spoken = row.advance(token, self._eos_ids, broken=broken, logprob=logprob)
+        self._tokens += spoken
+        if spoken and row.prompt.streamed:
+            self._news.append((row.prompt, len(row.tokens) - 1, (token,)))
 
     def _reject(self, prompt: Prompt, why: str, reason: FinishReason = "error") -> None:
         self._done.append(Completion(prompt, "", 0, 0.0, reason, f"out of memory: {why}", retryable=False))
@@ -292,13 +299,12 @@ class Worker:
     def _drop(self, cancelled: AbstractSet[int]) -> None:
         if not cancelled:
             return
-        waiting = [prompt for prompt in self._waiting if prompt.index in cancelled]
-        for prompt in waiting:
-            self._waiting.remove(prompt)
+        waiting = [prompt for prompt in self._waiting if id(prompt) in cancelled]
+        self._waiting = deque(prompt for prompt in self._waiting if id(prompt) not in cancelled)
         for prompt in [*waiting, *self._aside.drop(cancelled)]:
             self._aside.finished(prompt)
             self._done.append(Completion(prompt, "", 0, 0.0, "cancelled", retryable=False))
-        for seat in [seat for seat in self._decoder.seats if seat.row.prompt.index in cancelled]:
+        for seat in [seat for seat in self._decoder.seats if id(seat.row.prompt) in cancelled]:
             seat.row.end("cancelled")
             self._decoder.remove(seat)
             self._finish([seat])

@@ -1,0 +1,20 @@
+"""The model alone, shared by many tasks: ``Engine``."""
+
+from asyncgen.engine.asking import Asking, Question
+from asyncgen.engine.blocking import BlockingEngine, BlockingStream
+from asyncgen.engine.engine import Engine, EngineSnapshot
+from asyncgen.engine.mapping import Answers
+from asyncgen.engine.opening import engine_for
+from asyncgen.engine.streams import TextStream
+
+__all__ = [
+    "Answers",
+    "Asking",
+    "BlockingEngine",
+    "BlockingStream",
+    "Engine",
+    "EngineSnapshot",
+    "Question",
+    "TextStream",
+    "engine_for",
+]

@@ -1,0 +1,165 @@
+"""The answers to many prompts, which are taken no faster than answers are read."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
+from contextlib import aclosing
+from itertools import count
+from types import TracebackType
+from typing import Self
+
+import anyio
+import anyio.lowlevel
+
+from asyncgen.engine.asking import Asked, Question
+from asyncgen.engine.core import Core
+from asyncgen.engine.request import Request
+from asyncgen.engine.waiting import on_loop
+from asyncgen.errors import BackendFailed, EngineClosed
+from asyncgen.packing import Bell
+from asyncgen.records import Completion, FinishReason
+
+__all__ = ["Answers"]
+
+Prompts = Iterable[Question] | AsyncIterable[Question]
+
+
+class _Feed:
+    """Takes prompts and asks, in a task of the engine's. Knows nothing of whoever reads, so that they can be gone."""
+
+    def __init__(self, core: Core, prompts: Prompts, ask: Callable[[int, Question], Asked], ahead: int) -> None:
+        self._core, self._prompts, self._ask = core, prompts, ask
+        self.room = anyio.Semaphore(ahead)
+        self.begun: deque[Request] = deque()
+        """Requests whose answers are not read, in the order of the prompts."""
+        self.bell = Bell()
+        self.scope = anyio.CancelScope()
+        self.over = False
+        self.failure: Exception | None = None
+        """What the prompts raised, or asking."""
+        self.torn = True
+        """Whether it ended before the prompts did."""
+
+    async def run(self) -> None:
+        """Until the prompts end, somebody fails, or nobody reads."""
+        try:
+            with self.scope:
+                await self._feed()
+        except Exception as error:  # noqa: BLE001  # raised to whoever reads
+            self.failure = error
+        finally:
+            self.over = True
+            self.bell.ring()
+
+    async def _feed(self) -> None:
+        async with aclosing(_asynchronous(self._prompts)) as prompts:
+            for place in count():
+                await self.room.acquire()
+                try:
+                    prompt = await anext(prompts)
+                except StopAsyncIteration:
+                    self.torn = False
+                    return
+                await self._begin(self._ask(place, prompt))
+
+    async def _begin(self, asked: Asked) -> None:
+        request = await self._core.enter(asked)
+        if asked.timeout is not None:
+            timer = self._core.loop.call_later(asked.timeout, self._core.expire, request, asked.timeout)
+            request.when_finished.append(lambda _: timer.cancel())
+        request.when_finished.append(lambda _: self.bell.ring())
+        self.begun.append(request)
+
+    def leave(self) -> None:
+        """Nobody reads any more."""
+        self.scope.cancel()
+        while self.begun:
+            self._core.abandon(self.begun.popleft())
+
+
+class Answers:
+    """Completions, to be read with ``async for``; in an ``async with`` block, leaving it ends everything at once."""
+
+    def __init__(
+        self, core: Core, prompts: Prompts, ask: Callable[[int, Question], Asked], *, ordered: bool, ahead: int
+    ) -> None:
+        self._core, self._ordered = core, ordered
+        self._feed = _Feed(core, prompts, ask, ahead)
+        self._begun = self._left = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Completion:
+        if not self._begun:
+            self._begun = True
+            self._core.gate.check()
+            self._core.feeders.start_soon(self._feed.run)
+        feed = self._feed
+        while not self._left:
+            if (request := self._next()) is not None:
+                feed.room.release()
+                return _as_value(request)
+            if feed.over and not feed.begun:
+                if feed.failure is not None:
+                    self._left = True
+                    raise feed.failure
+                if feed.torn:
+                    raise await self._core.cause()
+                break
+            await feed.bell.wait()
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """Ends it: no prompt is taken any more, and rows are free after the decode step in progress."""
+        self._leave()
+        await anyio.lowlevel.checkpoint()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave()
+
+    def __del__(self) -> None:
+        if self._begun and not self._left:
+            on_loop(self._core.loop, self._feed.leave)
+
+    def _leave(self) -> None:
+        self._left = True
+        self._feed.leave()
+
+    def _next(self) -> Request | None:
+        """The next request that is finished, taken out."""
+        begun = self._feed.begun
+        for place, request in enumerate(begun):
+            if request.finished.is_set():
+                del begun[place]
+                return request
+            if self._ordered:
+                return None
+        return None
+
+
+async def _asynchronous(prompts: Prompts) -> AsyncGenerator[Question, None]:
+    if isinstance(prompts, AsyncIterable):
+        async for prompt in prompts:
+            yield prompt
+    else:
+        for prompt in prompts:
+            yield prompt
+
+
+def _as_value(request: Request) -> Completion:
+    """The completion, or one that says why there is none. What ends the engine is raised."""
+    outcome = request.outcome()
+    if isinstance(outcome, Completion):
+        return outcome
+    if isinstance(outcome, BackendFailed | EngineClosed):
+        raise outcome
+    reason: FinishReason = "error" if isinstance(outcome, TimeoutError) else "refused"
+    why = getattr(outcome, "message", None) or f"{type(outcome).__name__}: {outcome}"
+    return Completion(request.prompt, "", 0, 0.0, reason, why, retryable=False)

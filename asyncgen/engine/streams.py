@@ -1,0 +1,109 @@
+"""One answer's text, while it is made."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import AbstractContextManager
+from time import monotonic
+from types import TracebackType
+from typing import Self
+
+import anyio.lowlevel
+
+from asyncgen.backends import Reader
+from asyncgen.engine.asking import Asked
+from asyncgen.engine.core import Core
+from asyncgen.engine.request import Request
+from asyncgen.engine.waiting import on_loop, within
+from asyncgen.records import Completion
+
+_log = logging.getLogger(__name__)
+
+__all__ = ["TextStream"]
+
+
+class TextStream:
+    """Pieces of text, to be read with ``async for``; in an ``async with`` block, leaving it frees the row at once.
+
+    It asks when the first piece is wanted. Tokens are made text as it is read, so a reader that is slow or gone costs
+    the engine nothing. A ``timeout`` counts from the first reading to the last piece.
+    """
+
+    def __init__(self, core: Core, asked: Asked) -> None:
+        self._core, self._asked = core, asked
+        self._request: Request | None = None
+        self._reader: Reader = core.backend.reader(asked.prompt)
+        self._end: float | None = None
+        self._text = ""
+        self._over = False
+
+    @property
+    def completion(self) -> Completion:
+        """The whole answer, when the last piece is read. Raises RuntimeError before."""
+        if self._request is None or not self._over or not self._request.wanted:
+            raise RuntimeError("the stream was not read to its end")
+        return self._request.completion()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> str:
+        if self._over:
+            raise StopAsyncIteration
+        try:
+            if piece := await self._next():
+                return piece
+        except BaseException:
+            self._leave()
+            raise
+        self._over = True
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """Ends it: the row is free after the decode step in progress."""
+        self._leave()
+        await anyio.lowlevel.checkpoint()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave()
+
+    def __del__(self) -> None:
+        if self._request is not None and not self._over:
+            on_loop(self._core.loop, self._core.abandon, self._request)
+
+    def _leave(self) -> None:
+        if not self._over:
+            self._over = True
+            if self._request is not None:
+                self._core.abandon(self._request)
+
+    async def _next(self) -> str:
+        """The next piece; empty if that was all."""
+        if self._request is None:
+            self._end = None if self._asked.timeout is None else monotonic() + self._asked.timeout
+            with self._in_time():
+                self._request = await self._core.enter(self._asked)
+        while True:
+            with self._in_time():
+                pieces = await self._request.news()
+            if not pieces:
+                return self._rest(self._request.completion())
+            if text := "".join([self._reader.add(piece) for piece in pieces]):
+                self._text += text
+                return text
+
+    def _in_time(self) -> AbstractContextManager[None]:
+        return within(self._asked.timeout, None if self._end is None else self._end - monotonic())
+
+    def _rest(self, completion: Completion) -> str:
+        """What of the completion's text was not given yet."""
+        rest = completion.text[len(self._text) :]
+        if not completion.text.startswith(self._text):
+            _log.info("the tokenizer wrote %r as %r, piece by piece", completion.text, self._text)
+        self._text += rest
+        return rest
