@@ -97,6 +97,11 @@ class Core:
         request.finish(TimeoutError(f"no answer within {seconds:g} s"))
         self.abandon(request)
 
+    def check(self) -> None:
+        """Raises why everything has ended, if it has. For any thread."""
+        if self._cause is not None:
+            raise self._cause()
+
     async def cause(self) -> AsyncgenError:
         """Why everything has ended, as soon as that is known."""
         await self._failed.wait()

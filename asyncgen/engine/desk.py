@@ -63,6 +63,7 @@ class Desk:
         self._holders: dict[int, Request | Lane] = {}  # of the prompts that the model has, by identity
         self._starving = 0
         self._closed = False
+        self._cause: Callable[[], AsyncgenError] | None = None
 
     @property
     def waiting(self) -> int:
@@ -152,6 +153,8 @@ class Desk:
 
     async def serve(self, pool: PromptPool, completions: Completions) -> None:
         """Lets the model take from ``pool`` too, until it is closed and everything taken is answered."""
+        if self._cause is not None:
+            raise self._cause()
         with self._lane(pool, completions) as lane:
             while not lane.over:
                 await self._bell.wait()
@@ -161,6 +164,7 @@ class Desk:
     def fail(self, cause: Callable[[], AsyncgenError]) -> None:
         """Ends everything that is here: each run gets an error of its own. The requests know already."""
         self.close()
+        self._cause = cause
         self._waiting.clear()
         self._holders.clear()
         for lane in self._lanes:

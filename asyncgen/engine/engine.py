@@ -209,8 +209,13 @@ class Engine:
         return self._loop
 
     def as_backend(self) -> Backend:
-        """The engine as a run's backend: the run's prompts are taken behind all requests, and beside other runs'."""
-        return Shared(self._opened())
+        """The engine as a run's backend: the run's prompts are taken behind all requests, and beside other runs'.
+
+        Raises BackendFailed or EngineClosed when it has ended.
+        """
+        core = self._opened()
+        core.check()
+        return Shared(core)
 
     @property
     def limits(self) -> Limits:

@@ -26,8 +26,13 @@ class Shared:
         return self._backend.limits
 
     def prepare(self, given: Given, max_new_tokens: int, shared: int = 0) -> Prepared:
-        """See ``Backend.prepare``."""
-        return self._backend.prepare(given, max_new_tokens, shared)
+        """See ``Backend.prepare``. Raises BackendFailed or EngineClosed when the engine has ended."""
+        self._core.check()
+        try:
+            return self._backend.prepare(given, max_new_tokens, shared)
+        except Exception:
+            self._core.check()  # then the model was freed meanwhile
+            raise
 
     async def run(self, pool: Pool, completions: Completions, progress: Progress = nobody) -> None:  # noqa: ARG002  # nothing of a run is streamed
         """See ``Backend.run``. Raises BackendFailed if the model fails, EngineClosed if the engine is closed."""
