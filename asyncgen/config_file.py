@@ -23,7 +23,7 @@ from asyncgen.paths import expanded, is_dir
 from asyncgen.resources import BUNDLED_MODEL
 from asyncgen.yaml_file import MAX_DEPTH, Key, check_key, dotted, parse_value, read_mapping, shortened
 
-__all__ = ["Flag", "Origins", "config_of", "load_config", "read_config", "without_secret"]
+__all__ = ["Flag", "Origins", "config_of", "load_config", "read_config", "with_absolute_model", "without_secret"]
 
 _PART = re.compile(r"([^.\[\]]+)|\[(\d{1,9})\]")
 _DOTTED = re.compile(r"[^.\[\]]+(\.[^.\[\]]+|\[\d{1,9}\])*")
@@ -84,12 +84,15 @@ def read_config(path: str | Path | None = None, overrides: Sequence[str | Flag] 
 
 
 def config_of(settings: Mapping[str, Any], origin: str) -> Config:
-    """The configuration with these settings, which a program gives; paths are relative to the current folder. Raises
-    ConfigError, whose message names ``origin``.
+    """The configuration with these settings, which a program gives; touches no file. Raises ConfigError, whose message
+    names ``origin``.
     """
-    values: dict[str, Any] = {**settings}
-    _make_absolute(values, _current_folder())
-    return _validated(values, {}, origin)
+    return _validated({**settings}, {}, origin)
+
+
+def with_absolute_model(config: Config) -> Config:
+    """The same; where ``model_name`` is a folder, relative to the current one, its whole path."""
+    return config.model_copy(update={"model_name": _absolute_model(config.model_name, _current_folder())})
 
 
 def _validated(values: dict[str, Any], origins: dict[Key, str], otherwise: str | Path) -> Config:
@@ -213,11 +216,14 @@ def _make_absolute(values: dict[str, Any], base: Path) -> None:
     template = values.get("template")
     if isinstance(template, str) and "\n" not in template and "{" not in template:
         values["template"] = str(base / expanded(template))
-    model = values.get("model_name")
-    if not isinstance(model, str) or model in ("", BUNDLED_MODEL):
-        return
-    if model.startswith((".", "/")) or is_dir(base / model):
-        values["model_name"] = str(base / model)
+    if isinstance(values.get("model_name"), str):
+        values["model_name"] = _absolute_model(values["model_name"], base)
+
+
+def _absolute_model(name: str, base: Path) -> str:
+    if name not in ("", BUNDLED_MODEL) and (name.startswith((".", "/")) or is_dir(base / name)):
+        return str(base / name)
+    return name
 
 
 def _resolve_paths(values: Any, base: Path, *models: type[BaseModel]) -> None:

@@ -389,7 +389,8 @@ def test_one_interface_for_every_model_provider() -> None:
     assert {"prepare", "run", "snapshot"} <= set(wanted)
     for engine in (Static, Echo):
         for name in wanted:
-            assert inspect.signature(getattr(engine, name)) == inspect.signature(getattr(Backend, name))
+            mine, wanted_one = (inspect.signature(getattr(each, name)).parameters for each in (engine, Backend))
+            assert mine == wanted_one
 
 
 def test_yaml_and_json_configuration(tmp_path: Path) -> None:

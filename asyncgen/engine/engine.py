@@ -19,7 +19,7 @@ import anyio
 
 from asyncgen.backends import Backend, BackendSnapshot, Limits, open_backend
 from asyncgen.config import Config
-from asyncgen.config_file import config_of
+from asyncgen.config_file import config_of, with_absolute_model
 from asyncgen.engine.asking import Asked, Asking, Question, WhenFull, check_names, check_when_full, understood
 from asyncgen.engine.blocking import BlockingEngine
 from asyncgen.engine.core import Core
@@ -30,7 +30,7 @@ from asyncgen.engine.waiting import within
 from asyncgen.errors import AsyncgenError, BackendFailed, EngineClosed
 from asyncgen.records import Completion
 from asyncgen.resources import BUNDLED_MODEL
-from asyncgen.tasks import tell_nobody
+from asyncgen.tasks import in_thread, tell_nobody
 
 __all__ = ["Engine", "EngineSnapshot"]
 
@@ -247,6 +247,7 @@ class Engine:
     async def _live(self, ready: anyio.Event) -> None:
         """The engine's own task."""
         try:
+            self.config = await in_thread(with_absolute_model, self.config)
             async with open_backend(self.config, self._notice) as backend:
                 core = self._core = Core(backend, self._max_requests)
                 ready.set()

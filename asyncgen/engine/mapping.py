@@ -79,7 +79,9 @@ class _Feed:
 
 
 class Answers:
-    """Completions, to be read with ``async for``; in an ``async with`` block, leaving it ends everything at once."""
+    """Completions, to be read with ``async for``. Leaving an ``async with`` block around it ends everything at once,
+    and so does cancelling whoever reads.
+    """
 
     def __init__(
         self, core: Core, prompts: Prompts, ask: Callable[[int, Question], Asked], *, ordered: bool, ahead: int
@@ -92,6 +94,13 @@ class Answers:
         return self
 
     async def __anext__(self) -> Completion:
+        try:
+            return await self._read()
+        except BaseException:
+            self._leave()
+            raise
+
+    async def _read(self) -> Completion:
         if not self._begun:
             self._begun = True
             self._core.gate.check()
@@ -103,7 +112,6 @@ class Answers:
                 return _as_value(request)
             if feed.over and not feed.begun:
                 if feed.failure is not None:
-                    self._left = True
                     raise feed.failure
                 if feed.torn:
                     raise await self._core.cause()
