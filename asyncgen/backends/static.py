@@ -18,10 +18,12 @@ waiting ``take`` ends because cancelling ``run`` closes the pool.
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import gc
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from math import inf
@@ -93,7 +95,7 @@ class Static:
     async def run(self, pool: Pool, completions: Completions, progress: Progress = nobody) -> None:
         """See ``Backend.run``. Raises BackendFailed if the model does; leaves the pool closed, however it ends."""
         failures: list[Exception] = []
-        self._tell = progress
+        self._tell, self._loop = progress, asyncio.get_running_loop()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_close_in_the_end, pool)
             # In a task of its own: there, cancellation always comes by a scope, which the thread can see.
@@ -247,7 +249,8 @@ class Static:
             if row.reason is None and id(row.prompt) in self._cancelled:
                 row.end("cancelled")
             elif row.reason is None and row.prompt.streamed and row.tokens:
-                from_thread.run_sync(self._tell, row.prompt, len(row.tokens) - 1, row.tokens[-1:])
+                with suppress(RuntimeError):  # the loop is closed: there is nobody left to tell
+                    self._loop.call_soon_threadsafe(self._tell, row.prompt, len(row.tokens) - 1, row.tokens[-1:])
 
     async def _within(self, seconds: float, take: Callable[[], Awaitable[tuple[Prompt, ...]]]) -> tuple[Prompt, ...]:
         """What ``take`` gives; nothing if that takes longer, and if the pool is closed: then the time is waited."""

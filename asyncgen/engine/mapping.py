@@ -6,16 +6,14 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from contextlib import aclosing
 from itertools import count
-from types import TracebackType
 from typing import Self
 
 import anyio
-import anyio.lowlevel
 
 from asyncgen.engine.asking import Asked, Question
 from asyncgen.engine.core import Core
 from asyncgen.engine.request import Request
-from asyncgen.engine.waiting import on_loop
+from asyncgen.engine.waiting import Leaving, on_loop
 from asyncgen.errors import BackendFailed, EngineClosed
 from asyncgen.packing import Bell
 from asyncgen.records import Completion, FinishReason
@@ -78,7 +76,7 @@ class _Feed:
             self._core.abandon(self.begun.popleft())
 
 
-class Answers:
+class Answers(Leaving):
     """Completions, to be read with ``async for``. Leaving an ``async with`` block around it ends everything at once,
     and so does cancelling whoever reads.
     """
@@ -118,19 +116,6 @@ class Answers:
                 break
             await feed.bell.wait()
         raise StopAsyncIteration
-
-    async def aclose(self) -> None:
-        """Ends it: no prompt is taken any more, and rows are free after the decode step in progress."""
-        self._leave()
-        await anyio.lowlevel.checkpoint()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._leave()
 
     def __del__(self) -> None:
         if self._begun and not self._left:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import logging
 from contextlib import AbstractContextManager
 from time import monotonic
-from types import TracebackType
 from typing import Self
-
-import anyio.lowlevel
 
 from asyncgen.backends import Reader
 from asyncgen.engine.asking import Asked
 from asyncgen.engine.core import Core
 from asyncgen.engine.request import Request
-from asyncgen.engine.waiting import on_loop, within
+from asyncgen.engine.waiting import Leaving, on_loop, within
 from asyncgen.records import Completion
 
 _log = logging.getLogger(__name__)
@@ -22,7 +19,7 @@ _log = logging.getLogger(__name__)
 __all__ = ["TextStream"]
 
 
-class TextStream:
+class TextStream(Leaving):
     """Pieces of text, to be read with ``async for``; in an ``async with`` block, leaving it frees the row at once.
 
     It asks when the first piece is wanted. Tokens are made text as it is read, so a reader that is slow or gone costs
@@ -58,19 +55,6 @@ class TextStream:
             raise
         self._over = True
         raise StopAsyncIteration
-
-    async def aclose(self) -> None:
-        """Ends it: the row is free after the decode step in progress."""
-        self._leave()
-        await anyio.lowlevel.checkpoint()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._leave()
 
     def __del__(self) -> None:
         if self._request is not None and not self._over:

@@ -1,14 +1,36 @@
-"""Small habits of those who wait for an engine."""
+"""Small habits of those who wait for an engine, and of what they wait with."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from types import TracebackType
+from typing import Self
 
-import anyio
+import anyio.lowlevel
 
-__all__ = ["on_loop", "within"]
+__all__ = ["Leaving", "on_loop", "within"]
+
+
+class Leaving:
+    """Something to read from that may be left early, by a block around it or by ``aclose``."""
+
+    async def aclose(self) -> None:
+        """Ends it: nothing more is asked, and rows are free after the decode step in progress."""
+        self._leave()
+        await anyio.lowlevel.checkpoint()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        raise NotImplementedError
 
 
 @contextmanager
