@@ -111,8 +111,7 @@ class Engine:
             await _end(self._runner)
             raise
         if self._core is None:
-            assert self._failure is not None, "it is open or it failed"
-            raise self._failure
+            raise self._failure or _closed()
         return self
 
     async def aclose(self, *, drain: bool = True) -> None:
