@@ -15,7 +15,16 @@ if TYPE_CHECKING:
     from asyncgen.config import Config
     from asyncgen.config_file import load_config
     from asyncgen.dashboard import progress
-    from asyncgen.engine import BlockingEngine, Engine, EngineSnapshot
+    from asyncgen.engine import (
+        Answers,
+        Asking,
+        BlockingEngine,
+        BlockingIterator,
+        BlockingStream,
+        Engine,
+        EngineSnapshot,
+        TextStream,
+    )
     from asyncgen.errors import (
         AsyncgenError,
         BackendFailed,
@@ -48,9 +57,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Answers",
+    "Asking",
     "AsyncgenError",
     "BackendFailed",
     "BlockingEngine",
+    "BlockingIterator",
+    "BlockingStream",
     "Completion",
     "CompletionFailed",
     "Config",
@@ -78,6 +91,7 @@ __all__ = [
     "SourcesEnded",
     "Stories",
     "Story",
+    "TextStream",
     "TooManyFailures",
     "TooManyRejections",
     "Watched",
@@ -92,9 +106,14 @@ _HOMES = {
     "asyncgen.config_file": ("load_config",),
     "asyncgen.dashboard": ("progress",),
     "asyncgen.engine": (
+        "Answers",
+        "Asking",
         "BlockingEngine",
+        "BlockingIterator",
+        "BlockingStream",
         "Engine",
         "EngineSnapshot",
+        "TextStream",
     ),
     "asyncgen.errors": (
         "AsyncgenError",

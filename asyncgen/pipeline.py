@@ -23,7 +23,7 @@ import anyio.from_thread
 import anyio.lowlevel
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from asyncgen.backends import Backend
+from asyncgen.backends import Generator
 from asyncgen.config import Config
 from asyncgen.endings import failing, failures, hopeless, too_few_prompts, used_up, worry
 from asyncgen.errors import (
@@ -62,7 +62,7 @@ class Flow:
         self,
         config: Config,
         source: PromptSource,
-        backend: Backend,
+        backend: Generator,
         validators: Validators,
         *,
         start: int = 0,
@@ -394,7 +394,7 @@ def seen_before(config: Config, texts: Iterable[str]) -> Seen:
     return seen
 
 
-def _window_size(config: Config, backend: Backend) -> int:
+def _window_size(config: Config, backend: Generator) -> int:
     rows = backend.limits.rows
     size = max(256, 4 * rows * min(config.attempts, 8)) if config.window is None else config.window
     return max(size, 2 * rows)

@@ -17,7 +17,7 @@ from typing import Literal, TypeVar
 import anyio
 from pydantic import TypeAdapter
 
-from asyncgen.backends import Backend, check_model
+from asyncgen.backends import Generator, check_model
 from asyncgen.backends.find import cautions, locate
 from asyncgen.config import Config, EchoBackend
 from asyncgen.endings import too_few_prompts, used_up
@@ -146,8 +146,9 @@ class _Session:
             return None, output
         engine = await self._opened("the model", "loading", engine_for(config, self._engine, self._notice))
         backend = engine.as_backend()
-        for text in backend.notices:
-            self._tell(text)
+        if self._engine is None:  # whoever opened it was told, of other prompts than ours
+            for text in backend.notices:
+                self._tell(text)
         _check_revision(backend.revision, output)
         _note_engine(backend, config, output, self._tell)
         counts = {"start": output.start, "accepted": output.accepted, "rejected": output.rejected}
@@ -301,7 +302,7 @@ def _check_revision(revision: str | None, output: Output) -> None:
     output.describe({"model revision": revision})
 
 
-def _note_engine(backend: Backend, config: Config, output: Output, tell: Notice) -> None:
+def _note_engine(backend: Generator, config: Config, output: Output, tell: Notice) -> None:
     """``auto`` may have become another engine than before; another ``backend.kind`` is told of by the fingerprint."""
     engine, before = backend.engine, output.facts.get("engine")
     if output.resumed and before not in (None, engine) and config.backend.kind == "auto":

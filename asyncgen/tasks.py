@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 import anyio
 import anyio.to_thread
 
-__all__ = ["as_raised", "awake", "ends_this_task", "in_thread", "single_cause", "tell_nobody"]
+__all__ = ["as_raised", "awake", "ends_this_task", "in_thread", "on_loop", "single_cause", "tell_nobody"]
 
 _T = TypeVar("_T")
 
@@ -27,16 +27,22 @@ def tell_nobody(_: str) -> None:
 
 @contextmanager
 def single_cause() -> Iterator[None]:
-    """Lets a single cause leave its exception groups; several leave together."""
+    """Lets a single cause leave its exception groups, and the first of several that say the same; others leave
+    together.
+    """
     try:
         yield
     except BaseExceptionGroup as group:
-        cause: BaseException = group
-        while isinstance(cause, BaseExceptionGroup) and len(cause.exceptions) == 1:
-            cause = cause.exceptions[0]
-        if cause is group:
+        cause, *others = _leaves(group)
+        if any((type(other), str(other)) != (type(cause), str(cause)) for other in others):
             raise
         raise cause from cause.__cause__
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
 
 
 @contextmanager
@@ -59,6 +65,14 @@ def ends_this_task(error: BaseException) -> bool:
     except RuntimeError:  # a coroutine that is closed after its loop
         return True
     return task is None or (isinstance(error, asyncio.CancelledError) and task.cancelling() > 0)
+
+
+def on_loop(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *arguments: object) -> None:
+    """Calls ``function`` on ``loop`` without waiting for it, for which anyio has no word; from any thread, a finalizer
+    too. A loop that is closed has nobody left to tell.
+    """
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(function, *arguments)
 
 
 @contextmanager

@@ -60,6 +60,12 @@ async def too_long(_: Request, error: PromptTooLong) -> Response:
     return Response(error.message, 422)
 
 
+@app.exception_handler(ValueError)
+async def means_nothing(_: Request, error: ValueError) -> Response:
+    """Half of a character, say."""
+    return Response(str(error), 422)
+
+
 @app.post("/story")
 async def story(wish: Wish, request: Request) -> Response:
     """A whole story; a client that hangs up cancels it."""

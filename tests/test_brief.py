@@ -385,7 +385,7 @@ def test_pydantic_models_for_type_safety() -> None:
 
 def test_one_interface_for_every_model_provider() -> None:
     """ "Abstract LLM interface with TransformersProvider implementation"."""
-    wanted = [name for name, value in vars(Backend).items() if inspect.isfunction(value) and name[0] != "_"]
+    wanted = [name for name, _ in inspect.getmembers(Backend, inspect.isfunction) if name[0] != "_"]
     assert {"prepare", "run", "snapshot"} <= set(wanted)
     for engine in (Static, Echo):
         for name in wanted:

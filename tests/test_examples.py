@@ -71,6 +71,7 @@ def test_the_service_on_the_bundled_model() -> None:
         assert "".join(pieces) == whole.text
         assert len(pieces) > 5, "it came in parts"
         assert client.post("/story", json=WISH | {"words": []}).status_code == 422
+        assert client.post("/story", content=b'{"words": ["\\ud800"]}').status_code == 422
         too_long = client.post("/story", json=WISH | {"words": ["word " * 3000]})
         assert (too_long.status_code, too_long.text[:15]) == (422, "prompt too long")
 

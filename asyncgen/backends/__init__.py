@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from anyio import CancelScope, from_thread
 
-from asyncgen.backends.base import Backend, BackendSnapshot, Completions, Limits, Pool, nobody
+from asyncgen.backends.base import Backend, BackendSnapshot, Completions, Generator, Limits, Pool, nobody
 from asyncgen.backends.echo import Echo
 from asyncgen.backends.find import check_model
 from asyncgen.backends.streaming import Piece, Progress, Reader
@@ -27,6 +27,7 @@ __all__ = [
     "Backend",
     "BackendSnapshot",
     "Completions",
+    "Generator",
     "Limits",
     "Piece",
     "Pool",

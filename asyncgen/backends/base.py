@@ -9,9 +9,10 @@ from typing import Protocol
 
 from asyncgen.backends.streaming import Piece, Progress, Reader
 from asyncgen.metrics import BackendSnapshot
+from asyncgen.packing import PromptPool
 from asyncgen.records import Completion, Given, Prepared, Prompt
 
-__all__ = ["Backend", "BackendSnapshot", "Completions", "Limits", "Pool", "nobody"]
+__all__ = ["Backend", "BackendSnapshot", "Completions", "Generator", "Limits", "Pool", "nobody"]
 
 
 class Pool(Protocol):
@@ -55,8 +56,8 @@ class Limits:
     """Rows generated at once."""
 
 
-class Backend(Protocol):
-    """A generator of texts. Opened by ``open_backend``, run once at a time."""
+class Generator(Protocol):
+    """What a run needs of a backend: a backend itself, or a share of one."""
 
     notices: tuple[str, ...]
     """Sentences a user should read once (a missing chat template, a fallback)."""
@@ -71,6 +72,9 @@ class Backend(Protocol):
     def limits(self) -> Limits:
         """What it can hold; the rows may become fewer when it begins to run."""
 
+    def snapshot(self) -> BackendSnapshot:
+        """What it has done so far. Cheap, and safe to call from the event loop while a batch is being generated."""
+
     def prepare(self, given: Given, max_new_tokens: int, shared: int = 0) -> Prepared:
         """Renders and tokenises one prompt, whose first ``shared`` messages the plan shares among prompts; called from
         worker threads, several at a time.
@@ -78,6 +82,15 @@ class Backend(Protocol):
         Raises PromptTooLong if it and ``max_new_tokens`` exceed the context, PromptRefused if the model's chat
         template does not take such a conversation.
         """
+
+    async def run(self, pool: PromptPool, completions: Completions) -> None:
+        """Takes prompts from ``pool`` until it is closed and sends completions, without ever blocking on the send; see
+        ``Backend.run``.
+        """
+
+
+class Backend(Generator, Protocol):
+    """A generator of texts. Opened by ``open_backend``, run once at a time."""
 
     async def run(self, pool: Pool, completions: Completions, progress: Progress = nobody) -> None:
         """Takes prompts from ``pool`` until it is closed and sends completions, without ever blocking on the send.
@@ -94,6 +107,3 @@ class Backend(Protocol):
 
     def reader(self, prompt: Prompt) -> Reader:
         """Makes the text of the answer to ``prompt`` from the pieces that ``progress`` is told."""
-
-    def snapshot(self) -> BackendSnapshot:
-        """What it has done so far. Cheap, and safe to call from the event loop while a batch is being generated."""

@@ -44,8 +44,8 @@ _PLAIN_NOTICE = (
     "and a text ends where the next 'User:' begins."
 )
 _SYSTEM_NOTICE = (
-    "Without a system_prompt, the model's chat template inserts a system message of its own; "
-    "set system_prompt to choose what it says."
+    "Without a system message, the model's chat template inserts one of its own; "
+    "set system_prompt, or begin your messages with one, to choose what it says."
 )
 _DAY = "01 Jan 2026"
 _CODES = {

@@ -81,6 +81,8 @@ class Static:
         self._gpus = {weight.device for weight in loaded.model.parameters() if weight.device.type == "cuda"}
         self._limiter = CapacityLimiter(1)
         self._tell: Progress = nobody
+        self._completions: Completions | None = None
+        self._gone = False
         self._held: set[int] = set()  # ids of prompts taken whose completions were not sent
         self._cancelled: set[int] = set()  # those of them that nobody wants; both are changed on the loop only
 
@@ -136,22 +138,28 @@ class Static:
     def _work(self, pool: Pool, completions: Completions) -> None:
         """The worker thread's whole life: take, generate, hand over, until the pool is closed."""
         aside = Aside()
-        while (prompts := self._take(pool, aside)) or aside:
-            group = self._complete(prompts, aside)
-            from_thread.check_cancelled()
-            if not group:  # all of it is set aside
-                continue
-            try:
-                from_thread.run_sync(self._send, group, completions)
-            except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-                return  # whoever received is gone: the run is being torn down, and has its own error
+        self._completions, self._gone = completions, False
+        while not self._gone and ((prompts := self._take(pool, aside)) or aside):
+            cancelled = aside.drop(frozenset(self._cancelled))
+            self._hand_over([_cancelled(prompt) for prompt in cancelled])
+            self._complete(prompts, aside)
 
-    def _send(self, group: tuple[Completion, ...], completions: Completions) -> None:
-        """Hands over, on the event loop."""
+    def _hand_over(self, group: Sequence[Completion]) -> None:
+        """Hands completions over; whoever received them may be gone: then the run ends, and has its own error."""
+        from_thread.check_cancelled()
+        if group and not self._gone:
+            try:
+                from_thread.run_sync(self._send, tuple(group))
+            except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+                self._gone = True
+
+    def _send(self, group: tuple[Completion, ...]) -> None:
+        """On the event loop."""
         done = {id(completion.prompt) for completion in group}
         self._held -= done
         self._cancelled -= done
-        completions.send_nowait(group)
+        assert self._completions is not None, "set by run"
+        self._completions.send_nowait(group)
 
     def _take(self, pool: Pool, aside: Aside) -> tuple[Prompt, ...]:
         """The next batch: one that is tried again, alone; or from the pool; or nothing, if none of these is there."""
@@ -167,25 +175,26 @@ class Static:
             from_thread.check_cancelled()
             return ()
 
-    def _complete(self, prompts: tuple[Prompt, ...], aside: Aside) -> tuple[Completion, ...]:
-        """Completions of the prompts, in parts if they do not fit into memory together; but for those that do not fit
-        alone and are set aside.
+    def _complete(self, prompts: tuple[Prompt, ...], aside: Aside) -> None:
+        """Generates for the prompts, in parts if they do not fit into memory together; those that do not fit alone are
+        set aside.
         """
         began = perf_counter()
-        done: list[Completion] = []
-        waiting = [prompts] if prompts else []
-        while waiting:
-            part = waiting.pop()
+        waiting = [prompts]
+        while waiting and not self._gone:
+            if not (part := self._wanted(waiting.pop(), aside)):
+                continue
             cells = _cells_per_row(part)
             rows = self._budget.rows(self.limits.rows if self._fixed_shape else len(part), cells)
+            if cells > self.limits.context_length:  # the longest prompt and the longest answer are not the same one's
+                rows = max(1, len(part) // 2)
             if len(part) > rows:
                 waiting += [part[rows:], part[:rows]]
-            elif (answers := self._try(part, rows, began)) is not None:
+            elif self._try(part, rows, began):
                 self._budget.fitted(rows * cells)
                 aside.fitted(part)
                 for prompt in part:
                     aside.finished(prompt)
-                done += answers
             else:
                 # Out here the exception is gone, whose traceback kept the batch's tensors alive.
                 _empty_cache(self._loaded.device)
@@ -193,11 +202,19 @@ class Static:
                 if rows > 1:
                     waiting.append(part)
                 elif aside.failed(part[0], monotonic()):
-                    done.append(_does_not_fit(part[0], cells, began))
-        return tuple(done)
+                    self._hand_over([_does_not_fit(part[0], cells, began)])
 
-    def _try(self, part: Sequence[Prompt], rows: int, began: float) -> list[Completion] | None:
-        """The completions of ``part`` in a batch of ``rows``; None if it does not fit into memory."""
+    def _wanted(self, part: tuple[Prompt, ...], aside: Aside) -> tuple[Prompt, ...]:
+        """Those of ``part`` that have no completion yet, but for those that nobody wants: they get one now."""
+        ids = frozenset(self._cancelled)
+        unwanted = [prompt for prompt in part if id(prompt) in ids]
+        for prompt in unwanted:
+            aside.finished(prompt)
+        self._hand_over([_cancelled(prompt) for prompt in unwanted])
+        return tuple(prompt for prompt in part if id(prompt) in self._held)
+
+    def _try(self, part: Sequence[Prompt], rows: int, began: float) -> bool:
+        """Generates for ``part`` in a batch of ``rows``. Returns whether that did fit into memory."""
         length = max(prompt.prepared.length for prompt in part)
         real = sum(len(prompt.prepared.token_ids) for prompt in part)
         offered = rows if self._fixed_shape else self.limits.rows
@@ -205,15 +222,16 @@ class Static:
             filled=len(part), offered=offered, cells=rows * length, padded_cells=rows * length - real
         ):
             try:
-                return self._generate(part, rows, length, began)
+                self._generate(part, rows, length, began)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise BackendFailed(f"the model failed: {type(error).__name__}: {error}") from error
                 self._meter.out_of_memory()
                 _log.info("%d rows of %d tokens did not fit into memory", rows, _cells_per_row(part))
-        return None
+                return False
+        return True
 
-    def _generate(self, part: Sequence[Prompt], rows: int, length: int, began: float) -> list[Completion]:
+    def _generate(self, part: Sequence[Prompt], rows: int, length: int, began: float) -> None:
         loaded = self._loaded
         answers = [Row(prompt, began, self._chat.stops_of(prompt)) for prompt in part]
         ids, mask = _left_padded([prompt.prepared.token_ids for prompt in part], rows, length, loaded.pad_id)
@@ -238,17 +256,20 @@ class Static:
                 stopping_criteria=StoppingCriteriaList([watch]),
             )
         _log.debug("%d prompts in %d rows of %d tokens took %.2f s", len(part), rows, length, perf_counter() - began)
-        return [answer.completion(self._chat) for answer in answers]
+        self._hand_over([answer.completion(self._chat) for answer in answers if id(answer.prompt) in self._held])
 
     def _check(self, rows: Sequence[Row]) -> None:
-        """Leaves the thread if nobody wants anything any more; ends rows that nobody wants, tells of those that are
-        streamed.
+        """Leaves the thread if nobody wants anything any more; ends rows that nobody wants, hands over those that have
+        ended, tells of those that are streamed.
         """
         from_thread.check_cancelled()
         for row in rows:
             if row.reason is None and id(row.prompt) in self._cancelled:
                 row.end("cancelled")
-            elif row.reason is None and row.prompt.streamed and row.tokens:
+        ended = [row for row in rows if row.reason is not None and id(row.prompt) in self._held]
+        self._hand_over([row.completion(self._chat) for row in ended])
+        for row in rows:
+            if row.reason is None and row.prompt.streamed and row.tokens:
                 with suppress(RuntimeError):  # the loop is closed: there is nobody left to tell
                     self._loop.call_soon_threadsafe(self._tell, row.prompt, len(row.tokens) - 1, row.tokens[-1:])
 
@@ -279,6 +300,10 @@ async def _close_in_the_end(pool: Pool) -> None:
         await anyio.sleep_forever()
     finally:
         pool.close()
+
+
+def _cancelled(prompt: Prompt) -> Completion:
+    return Completion(prompt, "", 0, 0.0, "cancelled", retryable=False)
 
 
 def _cells_per_row(part: Sequence[Prompt]) -> int:

@@ -1,7 +1,7 @@
 """The model alone, shared by many tasks: ``Engine``."""
 
 from asyncgen.engine.asking import Asking, Question
-from asyncgen.engine.blocking import BlockingEngine, BlockingStream
+from asyncgen.engine.blocking import BlockingEngine, BlockingIterator, BlockingStream
 from asyncgen.engine.engine import Engine, EngineSnapshot
 from asyncgen.engine.mapping import Answers
 from asyncgen.engine.opening import engine_for
@@ -11,6 +11,7 @@ __all__ = [
     "Answers",
     "Asking",
     "BlockingEngine",
+    "BlockingIterator",
     "BlockingStream",
     "Engine",
     "EngineSnapshot",

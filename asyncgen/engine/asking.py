@@ -6,7 +6,8 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, Literal, TypeAlias, TypedDict, cast
+from operator import index
+from typing import Any, Literal, SupportsIndex, TypeAlias, TypedDict, cast
 
 from asyncgen import seeds
 from asyncgen.config import Generation
@@ -46,11 +47,12 @@ class Asking(TypedDict, total=False):
     shared: int
     """The first so many messages are the same in many calls: they are computed once."""
     priority: int
-    """Of those who wait, the highest goes first; 0 if it is left out."""
+    """Of those who wait, the highest goes first, but for the few that are next already; 0 if it is left out."""
     timeout: float
     """Seconds for all of it, the waiting included; left out, there is no end."""
     when_full: WhenFull
-    """Whether to ``wait`` where the engine has as many requests as it may have, or to ``raise`` EngineFull."""
+    """Whether to ``wait`` where the engine has as many requests as it may have, or to ``raise`` EngineFull. Not for
+    ``map``, which waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +86,9 @@ def understood(
     said: dict[str, Any] = dict(asking)
     given = _given(question)
     messages = given if isinstance(given, tuple) and not isinstance(given[0], int) else ()
-    for name in _NUMBERS:
-        if isinstance(said.get(name, 0), bool) or not isinstance(said.get(name, 0), int | float):
-            raise TypeError(f"{name}: found {said[name]!r}, expected a number")
-    chosen = {name: said.get(name, getattr(defaults, name)) for name in (*_NUMBERS, "top_k")}
-    _check_whole("top_k", chosen["top_k"], 0, 2**31)
+    chosen = {name: _number(name, said.get(name, getattr(defaults, name))) for name in _NUMBERS}
+    top_k = said.get("top_k", defaults.top_k)
+    _check_whole("top_k", top_k, 0, 2**31)
     seed = said["seed"] if "seed" in said else secrets.randbits(63)
     new = said.get("max_new_tokens", defaults.max_new_tokens)
     shared, priority = said.get("shared", 0), said.get("priority", 0)
@@ -104,7 +104,7 @@ def understood(
         given=None if messages else cast("str | tuple[int, ...]", given),
         seed=seed,
         max_new_tokens=new,
-        sampling=Sampling(**chosen, logprobs=bool(said.get("logprobs", False))),
+        sampling=Sampling(**chosen, top_k=top_k, logprobs=bool(said.get("logprobs", False))),
         stop=_stops(said.get("stop", defaults.stop)),
         shared=shared,
         streamed=streamed,
@@ -132,8 +132,8 @@ def _given(question: object) -> str | tuple[int, ...] | tuple[Message, ...]:
     if isinstance(question, str):
         if not question:
             raise ValueError("prompt: found an empty text, expected something to go on from")
-        return question
-    if isinstance(question, Mapping) or not isinstance(question, Iterable):
+        return _characters("prompt", question)
+    if isinstance(question, Mapping | bytes) or not isinstance(question, Iterable):
         raise TypeError(
             f"prompt: found {type(question).__name__}, expected a text, token ids, or messages as in "
             '[{"role": "user", "content": "Hello"}]'
@@ -141,9 +141,16 @@ def _given(question: object) -> str | tuple[int, ...] | tuple[Message, ...]:
     items = tuple(question)
     if not items:
         raise ValueError("prompt: found nothing, expected a text, token ids or at least one message")
-    if all(isinstance(item, int) and not isinstance(item, bool) for item in items):
-        return items
+    if isinstance(items[0], SupportsIndex) and not isinstance(items[0], bool):
+        return tuple(_token(number, item) for number, item in enumerate(items))
     return tuple(_message(number, item) for number, item in enumerate(items))
+
+
+def _token(number: int, item: object) -> int:
+    try:
+        return index(cast("SupportsIndex", item))
+    except TypeError:
+        raise TypeError(f"prompt[{number}]: found {type(item).__name__}, expected token ids throughout") from None
 
 
 def _message(number: int, item: object) -> Message:
@@ -157,7 +164,7 @@ def _message(number: int, item: object) -> Message:
         raise ValueError(f"{where}.role: found {role!r}, expected one of {', '.join(_ROLES)}")
     if not isinstance(content, str):
         raise TypeError(f"{where}.content: found {type(content).__name__}, expected a text")
-    return Message(role=role, content=content)
+    return Message(role=role, content=_characters(f"{where}.content", content))
 
 
 def _stops(stop: object) -> tuple[str, ...]:
@@ -165,15 +172,37 @@ def _stops(stop: object) -> tuple[str, ...]:
     for each in stops:
         if not isinstance(each, str) or not each:
             raise ValueError(f"stop: found {each!r}, expected a text of at least one character, or several of them")
+        _characters("stop", each)
     return cast("tuple[str, ...]", stops)
+
+
+def _characters(name: str, text: str) -> str:
+    """``text``, if a tokenizer can read it. Python's texts may hold halves of characters, as JSON does."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{name}: found {text[error.start]!r} at {error.start}, which is half of a character"
+        ) from None
+    return text
+
+
+def _number(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name}: found {value!r}, expected a number")
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name}: found a number of {len(str(abs(value)))} digits, which is too large") from None
 
 
 def _timeout(value: object) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+    seconds = _number("timeout", value)
+    if not seconds >= 0:
         raise ValueError(f"timeout: found {value!r}, expected seconds, 0 or more")
-    return float(value)
+    return seconds
 
 
 def _check_whole(name: str, value: object, least: int, below: int) -> None:

@@ -5,23 +5,27 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 from collections.abc import Callable, Coroutine, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack
 
 from anyio.from_thread import start_blocking_portal
 
+from asyncgen.backends import Limits
 from asyncgen.engine.asking import Asking, Question
 from asyncgen.engine.mapping import Answers
 from asyncgen.engine.streams import TextStream
-from asyncgen.errors import EngineClosed
+from asyncgen.errors import BackendFailed, EngineClosed
 from asyncgen.records import Completion
 
 if TYPE_CHECKING:
     from asyncgen.engine.engine import Engine, EngineSnapshot
 
 __all__ = ["BlockingEngine", "BlockingIterator", "BlockingStream"]
+
+LOOK_SECONDS = 1.0
+"""How often whoever waits looks whether the event loop is still there."""
 
 _T = TypeVar("_T")
 _Read = TypeVar("_Read", TextStream, Answers)
@@ -74,6 +78,16 @@ class BlockingEngine:
         )
         return BlockingIterator(self, made)
 
+    @property
+    def limits(self) -> Limits:
+        """See ``Engine.limits``."""
+        return self._engine.limits
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """See ``Engine.notices``."""
+        return self._engine.notices
+
     def snapshot(self) -> EngineSnapshot:
         """See ``Engine.snapshot``."""
         return self._engine.snapshot()
@@ -89,6 +103,9 @@ class BlockingEngine:
             coroutine.close()
             raise EngineClosed("the engine's event loop is closed") from error
         try:
+            while not concurrent.futures.wait([future], LOOK_SECONDS).done:
+                if loop.is_closed():  # it ended in the moment in which it took this
+                    future.cancel()
             return future.result()
         except concurrent.futures.CancelledError as error:
             raise EngineClosed("the engine's event loop has ended") from error
@@ -113,8 +130,9 @@ class BlockingIterator(Generic[_Read, _T]):
         return found[0]
 
     def close(self) -> None:
-        """Ends the rest."""
-        self._engine.call(self._read.aclose, "await aclose()")
+        """Ends the rest; an engine that has ended has ended it."""
+        with suppress(BackendFailed, EngineClosed):
+            self._engine.call(self._read.aclose, "await aclose()")
 
     def __enter__(self) -> Self:
         return self

@@ -5,8 +5,8 @@ their answers. Lives on the event loop; ``engine`` is what others see of it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from itertools import count
 
 import anyio
@@ -17,6 +17,7 @@ from asyncgen.engine.asking import Asked
 from asyncgen.engine.desk import Desk
 from asyncgen.engine.gate import Gate
 from asyncgen.engine.request import Request
+from asyncgen.engine.waiting import too_late
 from asyncgen.errors import AsyncgenError, BackendFailed
 from asyncgen.packing import Bell
 from asyncgen.records import Completion, Prompt
@@ -44,6 +45,7 @@ class Core:
         self.counts = Counts()
         self.feeders = anyio.create_task_group()
         """Tasks that bring requests for somebody else; they end with the engine."""
+        self._feeding: set[asyncio.Task[object] | None] = set()
         self.loop = asyncio.get_running_loop()
         self._failed = anyio.Event()
         self._cause: Callable[[], AsyncgenError] | None = None
@@ -92,15 +94,37 @@ class Core:
         if self.desk.drop(request) and not request.finished.is_set():
             request.finish(Completion(request.prompt, "", 0, 0.0, "cancelled", retryable=False))
 
+    @contextmanager
+    def feeding(self) -> Iterator[None]:
+        """Notes that the present task is one of ``feeders``."""
+        task = asyncio.current_task()
+        self._feeding.add(task)
+        try:
+            yield
+        finally:
+            self._feeding.discard(task)
+
+    @property
+    def is_fed_here(self) -> bool:
+        """Whether the present task is one of ``feeders``, which end before the engine does."""
+        return asyncio.current_task() in self._feeding
+
     def expire(self, request: Request, seconds: float) -> None:
         """Ends a request that has taken too long."""
-        request.finish(TimeoutError(f"no answer within {seconds:g} s"))
+        request.finish(too_late(seconds))
         self.abandon(request)
 
     def check(self) -> None:
         """Raises why everything has ended, if it has. For any thread."""
         if self._cause is not None:
             raise self._cause()
+
+    def check_loop(self) -> None:
+        """Raises RuntimeError on another event loop than the engine's."""
+        if asyncio.get_running_loop() is not self.loop:
+            raise RuntimeError(
+                "this engine lives on another event loop; call `engine.blocking()` there, and its methods here"
+            )
 
     async def cause(self) -> AsyncgenError:
         """Why everything has ended, as soon as that is known."""

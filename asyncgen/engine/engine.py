@@ -10,14 +10,14 @@ anyio's must be left by the task that entered it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Callable, Iterable
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, Unpack
 
 import anyio
 
-from asyncgen.backends import Backend, BackendSnapshot, Limits, open_backend
+from asyncgen.backends import BackendSnapshot, Generator, Limits, open_backend
 from asyncgen.config import Config
 from asyncgen.config_file import config_of, with_absolute_model
 from asyncgen.engine.asking import Asked, Asking, Question, WhenFull, check_names, check_when_full, understood
@@ -105,6 +105,7 @@ class Engine:
         ready = anyio.Event()
         self._loop = asyncio.get_running_loop()
         self._runner = asyncio.create_task(self._live(ready), name="asyncgen.Engine")
+        self._runner.add_done_callback(lambda _: ready.set())
         try:
             await ready.wait()
         except BaseException:
@@ -117,12 +118,17 @@ class Engine:
     async def aclose(self, *, drain: bool = True) -> None:
         """Lets no more requests in, finishes those that are in (for ``drain_timeout`` seconds of the configuration at
         most, 20 unless it says otherwise; with ``drain=False`` not at all), and frees the model, within one decode
-        step. Whoever waits then gets EngineClosed. Closing again does nothing.
+        step. Whoever waits then gets EngineClosed, and so do runs that share it: end those before. Closing again does
+        nothing.
         """
-        if self._runner is None:
+        if self._runner is None or self._runner.done():
             return
+        if self._core is not None:
+            self._core.check_loop()
+        if self._core is not None and self._core.is_fed_here:
+            raise RuntimeError("an engine cannot be closed by the prompts that it answers: they end before it does")
         try:
-            if self._core is not None and not self._runner.done():
+            if self._core is not None:
                 self._core.gate.close(_closed)
                 if drain:
                     with anyio.move_on_after(self.config.drain_timeout):
@@ -183,11 +189,16 @@ class Engine:
         begun and not read yet, None is twice the rows. With a ``seed``, each prompt's follows from it and its place.
 
         What cannot be answered is no error here: its completion has the finish reason ``refused`` or ``error`` and says
-        why. Raises what the prompts raise, BackendFailed, EngineClosed. Leaving the loop early ends the rest, at the
-        latest when nobody holds it any more; ``async with engine.map(...) as answers`` ends it at once.
+        why. Raises what the prompts raise, TypeError or ValueError for one that is none, BackendFailed, EngineClosed.
+        Leaving the loop early ends the rest, at the latest when nobody holds it any more;
+        ``async with engine.map(...) as answers`` ends it at once.
         """
         core, rows = self._opened(), self.limits.rows
+        if isinstance(prompts, str | bytes | Mapping):
+            raise TypeError(f"prompts: found {type(prompts).__name__}, expected several prompts, as in a list")
         check_names(asking)
+        if "when_full" in asking:
+            raise TypeError("when_full: not for map, which always waits for room")
         if ahead is not None and ahead < 1:
             raise ValueError(f"ahead: found {ahead}, expected at least 1, or None")
 
@@ -202,29 +213,31 @@ class Engine:
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The event loop that it lives on. Raises EngineClosed if it is not open."""
+        """The event loop that it lives on. Raises EngineClosed if it is not open, BackendFailed if the model failed."""
+        if self._core is not None:
+            self._core.check()
         if self._loop is None or self._runner is None or self._runner.done():
             raise EngineClosed("the engine is not open", hint="use `with engine.blocking() as ...`, or start it")
         return self._loop
 
-    def as_backend(self) -> Backend:
+    def as_backend(self) -> Generator:
         """The engine as a run's backend: the run's prompts are taken behind all requests, and beside other runs'.
 
         Raises BackendFailed or EngineClosed when it has ended.
         """
         core = self._opened()
-        core.check()
+        core.gate.check()
         return Shared(core)
 
     @property
     def limits(self) -> Limits:
         """The context's length in tokens, and the rows at once."""
-        return self._opened().backend.limits
+        return self._known().backend.limits
 
     @property
     def notices(self) -> tuple[str, ...]:
         """Sentences that a person should read once: a missing chat template, another engine than hoped for."""
-        return self._opened().backend.notices
+        return self._known().backend.notices
 
     def snapshot(self) -> EngineSnapshot:
         """What it has done so far, and where its requests are. Cheap; for any thread."""
@@ -270,14 +283,15 @@ class Engine:
         error.__cause__ = why.__cause__ if isinstance(why, BackendFailed) else why
         return error
 
-    def _opened(self) -> Core:
+    def _known(self) -> Core:
         if self._core is None:
             raise EngineClosed("the engine is not open", hint="use `async with Engine(...) as engine`, or start() it")
-        if asyncio.get_running_loop() is not self._loop:
-            raise RuntimeError(
-                "this engine lives on another event loop; call `engine.blocking()` there, and its methods here"
-            )
         return self._core
+
+    def _opened(self) -> Core:
+        core = self._known()
+        core.check_loop()
+        return core
 
     def _asked(self, prompt: Question, asking: Asking, *, streamed: bool = False) -> tuple[Core, Asked]:
         core = self._opened()

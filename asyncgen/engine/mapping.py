@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable
+from contextlib import aclosing, closing, nullcontext
 from itertools import count
+from time import monotonic
 from typing import Self
 
 import anyio
@@ -13,12 +15,16 @@ import anyio
 from asyncgen.engine.asking import Asked, Question
 from asyncgen.engine.core import Core
 from asyncgen.engine.request import Request
-from asyncgen.engine.waiting import Leaving, on_loop
+from asyncgen.engine.waiting import Leaving, within
 from asyncgen.errors import BackendFailed, EngineClosed
 from asyncgen.packing import Bell
 from asyncgen.records import Completion, FinishReason
+from asyncgen.tasks import ends_this_task, on_loop
 
 __all__ = ["Answers"]
+
+CLOSING_SECONDS = 10.0
+"""How long prompts that are left early may take to end."""
 
 Prompts = Iterable[Question] | AsyncIterable[Question]
 
@@ -33,8 +39,8 @@ class _Feed:
         """Requests whose answers are not read, in the order of the prompts."""
         self.bell = Bell()
         self.scope = anyio.CancelScope()
-        self.over = False
-        self.failure: Exception | None = None
+        self.over = self.left = False
+        self.failure: BaseException | None = None
         """What the prompts raised, or asking."""
         self.torn = True
         """Whether it ended before the prompts did."""
@@ -42,10 +48,15 @@ class _Feed:
     async def run(self) -> None:
         """Until the prompts end, somebody fails, or nobody reads."""
         try:
-            with self.scope:
+            with self.scope, self._core.feeding():
                 await self._feed()
-        except Exception as error:  # noqa: BLE001  # raised to whoever reads
+        except BaseException as error:
+            if ends_this_task(error):
+                raise
             self.failure = error
+            if isinstance(error, asyncio.CancelledError | GeneratorExit):  # of something that the prompts waited for
+                self.failure = RuntimeError(f"the prompts raised {type(error).__name__}")
+                self.failure.__cause__ = error
         finally:
             self.over = True
             self.bell.ring()
@@ -59,18 +70,32 @@ class _Feed:
                 except StopAsyncIteration:
                     self.torn = False
                     return
+                if self.left:
+                    return
                 await self._begin(self._ask(place, prompt))
 
     async def _begin(self, asked: Asked) -> None:
-        request = await self._core.enter(asked)
+        began = monotonic()
+        try:
+            with within(asked.timeout):
+                request = await self._core.enter(asked)
+        except TimeoutError as error:  # before it was let in
+            request = Request(asked.prompt, asked.priority, 0)
+            request.finish(error)
+        if self.left:  # at the same moment
+            self._core.abandon(request)
+            return
         if asked.timeout is not None:
-            timer = self._core.loop.call_later(asked.timeout, self._core.expire, request, asked.timeout)
+            left = asked.timeout - (monotonic() - began)
+            timer = self._core.loop.call_later(left, self._core.expire, request, asked.timeout)
             request.when_finished.append(lambda _: timer.cancel())
         request.when_finished.append(lambda _: self.bell.ring())
         self.begun.append(request)
+        self.bell.ring()
 
     def leave(self) -> None:
         """Nobody reads any more."""
+        self.left = True
         self.scope.cancel()
         while self.begun:
             self._core.abandon(self.begun.popleft())
@@ -99,6 +124,7 @@ class Answers(Leaving):
             raise
 
     async def _read(self) -> Completion:
+        self._core.check_loop()
         if not self._begun:
             self._begun = True
             self._core.gate.check()
@@ -138,12 +164,20 @@ class Answers(Leaving):
 
 
 async def _asynchronous(prompts: Prompts) -> AsyncGenerator[Question, None]:
-    if isinstance(prompts, AsyncIterable):
-        async for prompt in prompts:
+    """The prompts, one by one; in the end what gives them is closed, if it can be, and has some seconds for that."""
+    if not isinstance(prompts, AsyncIterable):
+        with closing(iter(prompts)) if isinstance(prompts, Generator) else nullcontext(prompts) as given:
+            for prompt in given:
+                yield prompt
+        return
+    asked = aiter(prompts)
+    try:
+        async for prompt in asked:
             yield prompt
-    else:
-        for prompt in prompts:
-            yield prompt
+    finally:
+        if isinstance(asked, AsyncGenerator):
+            with anyio.move_on_after(CLOSING_SECONDS, shield=True):
+                await asked.aclose()
 
 
 def _as_value(request: Request) -> Completion:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from asyncgen.config import Config
+from asyncgen.config_file import with_absolute_model
 from asyncgen.engine.engine import Engine
 from asyncgen.errors import ConfigError
+from asyncgen.tasks import in_thread
 
 __all__ = ["engine_for"]
 
@@ -23,11 +26,20 @@ async def engine_for(config: Config, given: Engine | None, notice: Callable[[str
         async with Engine(config, notice=notice) as engine:
             yield engine
         return
-    for name in ("model_name", "backend"):
-        wanted, there = getattr(config, name), getattr(given.config, name)
-        if wanted != there:
+    await in_thread(_check_same, config, given.config)
+    yield given
+
+
+def _check_same(config: Config, engine: Config) -> None:
+    same = {"model_name": _place(config) == _place(engine), "backend": config.backend == engine.backend}
+    for name, is_same in same.items():
+        if not is_same:
             raise ConfigError(
-                f"{name}: found {wanted!r}, but the engine that is given has {there!r}",
+                f"{name}: found {getattr(config, name)!r}, but the engine that is given has {getattr(engine, name)!r}",
                 hint="give the engine and the run the same model_name and backend, or let the run open its own",
             )
-    yield given
+
+
+def _place(config: Config) -> str:
+    name = with_absolute_model(config).model_name
+    return str(Path(name).resolve()) if Path(name).is_absolute() else name

@@ -11,8 +11,9 @@ from asyncgen.backends import Reader
 from asyncgen.engine.asking import Asked
 from asyncgen.engine.core import Core
 from asyncgen.engine.request import Request
-from asyncgen.engine.waiting import Leaving, on_loop, within
+from asyncgen.engine.waiting import Leaving, within
 from asyncgen.records import Completion
+from asyncgen.tasks import on_loop
 
 _log = logging.getLogger(__name__)
 
@@ -29,10 +30,10 @@ class TextStream(Leaving):
     def __init__(self, core: Core, asked: Asked) -> None:
         self._core, self._asked = core, asked
         self._request: Request | None = None
-        self._reader: Reader = core.backend.reader(asked.prompt)
+        self._reader: Reader | None = None
         self._end: float | None = None
         self._text = ""
-        self._over = False
+        self._over = self._reading = False
 
     @property
     def completion(self) -> Completion:
@@ -45,14 +46,20 @@ class TextStream(Leaving):
         return self
 
     async def __anext__(self) -> str:
+        self._core.check_loop()
+        if self._reading:
+            raise RuntimeError("somebody else reads this stream at the moment; a stream has one reader")
         if self._over:
             raise StopAsyncIteration
+        self._reading = True
         try:
             if piece := await self._next():
                 return piece
         except BaseException:
             self._leave()
             raise
+        finally:
+            self._reading = False
         self._over = True
         raise StopAsyncIteration
 
@@ -67,14 +74,18 @@ class TextStream(Leaving):
                 self._core.abandon(self._request)
 
     async def _next(self) -> str:
-        """The next piece; empty if that was all."""
+        """The next piece; empty if that was all, or it was left meanwhile."""
         if self._request is None:
             self._end = None if self._asked.timeout is None else monotonic() + self._asked.timeout
             with self._in_time():
                 self._request = await self._core.enter(self._asked)
+        if self._reader is None:
+            self._reader = self._core.backend.reader(self._asked.prompt)
         while True:
             with self._in_time():
                 pieces = await self._request.news()
+            if self._over:
+                return ""
             if not pieces:
                 return self._rest(self._request.completion())
             if text := "".join([self._reader.add(piece) for piece in pieces]):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
 import anyio.lowlevel
 
-__all__ = ["Leaving", "on_loop", "within"]
+__all__ = ["Leaving", "too_late", "within"]
 
 
 class Leaving:
@@ -36,14 +35,13 @@ class Leaving:
 @contextmanager
 def within(seconds: float | None, left: float | None = None) -> Iterator[None]:
     """Raises TimeoutError, with a message, if what is inside takes longer; ``left`` is what is left of ``seconds``."""
-    try:
-        with anyio.fail_after(seconds if left is None else max(0.0, left)):
-            yield
-    except TimeoutError:
-        raise TimeoutError(f"no answer within {seconds:g} s") from None
+    with anyio.move_on_after(seconds if left is None else max(0.0, left)) as scope:
+        yield
+    if scope.cancelled_caught:
+        assert seconds is not None, "there is no time that could have passed"
+        raise too_late(seconds)
 
 
-def on_loop(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *arguments: object) -> None:
-    """Calls ``function`` on ``loop`` from anywhere, a finalizer too; a loop that is closed has nothing left to do."""
-    with suppress(RuntimeError):
-        loop.call_soon_threadsafe(function, *arguments)
+def too_late(seconds: float) -> TimeoutError:
+    """There was no answer within ``seconds``."""
+    return TimeoutError(f"no answer within {seconds:g} s")

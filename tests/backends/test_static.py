@@ -22,7 +22,7 @@ from asyncgen.backends.chat import render_plain
 from asyncgen.backends.shortage import Aside
 from asyncgen.backends.static import Static
 from asyncgen.errors import ModelError
-from asyncgen.records import Message, Prompt, Sampling
+from asyncgen.records import Completion, Message, Prompt, Sampling
 from tests.backends.exact import pick
 from tests.backends.helpers import (
     collect,
@@ -163,11 +163,17 @@ def test_logits_are_the_same_to_the_bit_in_any_slot_beside_any_neighbours(
         """For each index the bytes of its logits at each step, while its row was going on."""
         seen: list[torch.Tensor] = []
         hook = backend._loaded.model.register_forward_hook(lambda _m, _a, out: seen.append(out.logits[:, -1].clone()))
-        completions = backend._complete(tuple(part), Aside())
+        tokens: dict[int, int] = {}
+
+        def keep(group: Sequence[Completion]) -> None:
+            tokens.update((c.prompt.index, c.tokens) for c in group)
+            backend._held -= {id(c.prompt) for c in group}
+
+        backend._held, backend._hand_over = set(map(id, part)), keep  # type: ignore[method-assign]  # not to a pipeline
+        backend._complete(tuple(part), Aside())
         hook.remove()
         return {
-            c.prompt.index: [step[slot].numpy().tobytes() for step in seen[: c.tokens]]
-            for slot, c in enumerate(completions)
+            p.index: [step[slot].numpy().tobytes() for step in seen[: tokens[p.index]]] for slot, p in enumerate(part)
         }
 
     async def main() -> None:

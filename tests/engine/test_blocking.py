@@ -11,10 +11,12 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from asyncgen.errors import EngineClosed, PromptTooLong
+from asyncgen.errors import BackendFailed, EngineClosed, PromptTooLong
+from tests.backends.slots.running import Model
 from tests.engine.opened import HELLO, LONG, engine_for, is_idle, question
 from tests.programs import environment
 
@@ -105,8 +107,8 @@ settings = {"backend": {"kind": "slots", "device": "cpu"}, "generation": {"batch
 with Engine(sys.argv[1], **settings).blocking() as engine:
     print("open", flush=True)
     try:
-        engine.generate("x" * 9, seed=1, max_new_tokens=490, temperature=0.0, repetition_penalty=3.0)
-        print("ended by itself")
+        while True:
+            engine.generate("x" * 9, seed=1, max_new_tokens=490, temperature=0.0, repetition_penalty=3.0)
     except KeyboardInterrupt:
         while engine.snapshot().requests:
             pass
@@ -124,4 +126,17 @@ def test_interrupted_it_frees_the_row_and_may_be_used_again(llama: Path) -> None
         os.kill(program.pid, signal.SIGINT)
         said = program.stdout.read()
     assert program.returncode == 0
-    assert said in ("interrupted, and length\n", "interrupted, and stop\n", "ended by itself\n")
+    assert said in ("interrupted, and length\n", "interrupted, and stop\n")
+
+
+def test_when_the_model_fails_whoever_blocks_is_told_why(llama: Path) -> None:
+    def fails(_: dict[str, Any]) -> None:
+        raise OSError("cable out")
+
+    with engine_for(llama).blocking() as blocking:
+        backend: Any = blocking._engine._core.backend  # type: ignore[union-attr]  # it is open
+        Model(backend, fails)
+        with pytest.raises(BackendFailed, match="cable out"), blocking.stream(HELLO) as stream:
+            next(stream)
+        with pytest.raises(BackendFailed, match="cable out"):
+            blocking.generate(HELLO)

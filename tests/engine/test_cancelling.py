@@ -6,20 +6,27 @@ import asyncio
 import gc
 import random
 import threading
+from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from types import SimpleNamespace
+from typing import Any, Literal
 
 import anyio
 import anyio.lowlevel
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncgen import Engine
+from asyncgen.backends.shortage import Aside
+from asyncgen.backends.slots.worker import Worker
+from asyncgen.backends.static import Static
 from asyncgen.engine import Asking
-from tests.engine.opened import engine_for, is_idle, question
+from asyncgen.records import Prompt
+from tests.engine.opened import HELLO, LONG, engine_for, is_idle, question
 
 Way = Literal["cancel", "timeout", "stream", "close", "native"]
 TRIALS = 1000
@@ -145,3 +152,55 @@ def test_the_caller_of_a_cancelled_caller_is_not_told_too_much(llama: Path) -> N
                     await one
 
     anyio.run(main)
+
+
+def test_in_a_batch_of_static_a_cancelled_row_is_over_before_the_others_are(llama: Path) -> None:
+    async def main() -> None:
+        async with engine_for(llama, kind="static", rows=2, max_requests=2) as engine:
+            long = asyncio.create_task(engine.generate(HELLO, seed=LONG, max_new_tokens=450))
+            other = asyncio.create_task(engine.generate(HELLO, seed=LONG, max_new_tokens=450))
+            short = ""
+            while engine.snapshot().rows_running < 2:  # noqa: ASYNC110  # made in another thread
+                await asyncio.sleep(0.001)
+            other.cancel()
+            while engine.snapshot().requests > 1:  # noqa: ASYNC110  # made in another thread
+                await asyncio.sleep(0.001)
+            assert not long.done(), "its neighbour goes on"
+            assert engine.snapshot().cancelled == 1
+            short += (await long).text
+            assert short
+
+    anyio.run(main)
+
+
+def test_what_static_has_set_aside_for_lack_of_memory_can_be_cancelled(
+    llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise torch.OutOfMemoryError("simulated")
+
+    async def main() -> None:
+        monkeypatch.setattr(Static, "_generate", fails)
+        async with engine_for(llama, kind="static") as engine:
+            with pytest.raises(TimeoutError):
+                await engine.generate(HELLO, timeout=0.2)
+            await is_idle(engine)
+            assert engine.snapshot().cancelled == 1
+
+    anyio.run(main)
+
+
+def test_a_prompt_cancelled_while_those_that_wait_are_looked_through_is_not_lost() -> None:
+    """The thread looks at what is cancelled while the event loop adds to it."""
+
+    one, other = Prompt(0, ()), Prompt(1, ())
+    dropped: Any = SimpleNamespace(
+        _waiting=deque([one, other]), _aside=Aside(), _done=[], _decoder=SimpleNamespace(seats=[])
+    )
+    live: set[int] = {id(one)}
+    exchange = SimpleNamespace(cancelled=live)
+    cancelled = frozenset(exchange.cancelled)
+    live.add(id(other))
+    Worker._drop(dropped, cancelled)
+    assert list(dropped._waiting) == [other]
+    assert [each.prompt for each in dropped._done] == [one]

@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -121,16 +122,17 @@ BAD: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
     ({"role": "user", "content": "x"}, {}, TypeError, "expected a text, token ids, or messages"),
     ([], {}, ValueError, "at least one message"),
     (["hello"], {}, TypeError, r"messages\[0\]: found str"),
-    ([1, 2, "x"], {}, TypeError, r"messages\[0\]: found int"),
+    ([1, 2, "x"], {}, TypeError, r"prompt\[2\]: found str, expected token ids throughout"),
+    (np.ones((2, 2), int), {}, TypeError, r"prompt\[0\]: found ndarray"),
     ([{"role": "user"}], {}, TypeError, r"messages\[0\].content: found NoneType"),
     ([{"role": "User", "content": "x"}], {}, ValueError, "'User', expected one of system, user, assistant"),
     ([{"role": "user", "content": "x", "name": "y"}], {}, ValueError, "the key 'name'"),
     ("x", {"temprature": 1}, TypeError, "unknown argument 'temprature'; did you mean 'temperature'"),
     ("x", {"wombat": 1}, TypeError, "unknown argument 'wombat'; there are temperature"),
-    ("x", {"temperature": -1}, ValueError, "temperature: found -1, expected 0 or more"),
+    ("x", {"temperature": -1}, ValueError, r"temperature: found -1\.0, expected 0 or more"),
     ("x", {"temperature": math.nan}, ValueError, "temperature: found nan"),
     ("x", {"temperature": "hot"}, TypeError, "temperature: found 'hot', expected a number"),
-    ("x", {"top_p": 0}, ValueError, "top_p: found 0, expected above 0"),
+    ("x", {"top_p": 0}, ValueError, r"top_p: found 0\.0, expected above 0"),
     ("x", {"top_k": 1.5}, TypeError, "top_k: found 1.5, expected a whole number"),
     ("x", {"max_new_tokens": 0}, ValueError, "max_new_tokens: found 0, expected at least 1"),
     ("x", {"max_new_tokens": True}, TypeError, "max_new_tokens: found True"),
@@ -142,6 +144,12 @@ BAD: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
     ("x", {"priority": 1.0}, TypeError, "priority: found 1.0"),
     ("x", {"timeout": -1}, ValueError, "timeout: found -1"),
     ("x", {"timeout": math.nan}, ValueError, "timeout: found nan"),
+    ("x", {"timeout": 10**400}, ValueError, "timeout: found a number of 401 digits, which is too large"),
+    ("x", {"temperature": 10**400}, ValueError, "temperature: found a number of 401 digits"),
+    ("x", {"stop": "\ud800"}, ValueError, r"stop: found '\\ud800' at 0, which is half of a character"),
+    ("x\ud800", {}, ValueError, r"prompt: found '\\ud800' at 1"),
+    ([{"role": "user", "content": "\udfff"}], {}, ValueError, r"messages\[0\].content: found '\\udfff' at 0"),
+    (b"x", {}, TypeError, "prompt: found bytes"),
     ("x", {"when_full": "shout"}, ValueError, "when_full: found 'shout'"),
 ]
 
@@ -206,9 +214,10 @@ def test_configurations_of_an_engine(llama: Path) -> None:
         Engine(when_full="never")  # type: ignore[arg-type]  # that is the point
 
 
-def test_before_and_after_it_says_that_it_is_closed() -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_before_and_after_it_says_that_it_is_closed(llama: Path, kind: str) -> None:
     async def main() -> None:
-        engine = engine_for("", kind="echo")
+        engine = engine_for(llama, kind=kind)
         with pytest.raises(EngineClosed, match="not open"):
             await engine.generate("x")
         assert engine.snapshot().requests == 0
@@ -288,6 +297,25 @@ def test_of_those_who_wait_the_most_urgent_go_first(asked: list[tuple[int, int]]
 
     anyio.run(main)
     assert order == sorted(range(len(asked)), key=lambda number: (-asked[number][0], number))
+
+
+def test_what_is_known_of_an_engine_is_known_everywhere(llama: Path) -> None:
+    engine = engine_for(llama)
+    with pytest.raises(EngineClosed, match="not open"):
+        _ = engine.limits
+    with engine.blocking() as blocking:
+        assert engine.limits == blocking.limits
+        assert engine.limits.rows == 4
+        assert engine.notices == blocking.notices
+
+
+def test_token_ids_may_be_an_array(llama: Path) -> None:
+    async def main() -> None:
+        async with engine_for(llama) as engine:
+            plain = await engine.generate([20, 30, 40], seed=1)
+            assert said(await engine.generate(np.array([20, 30, 40]), seed=1)) == said(plain)  # type: ignore[arg-type]  # as good as
+
+    anyio.run(main)
 
 
 def test_sampling_is_the_configurations_unless_it_is_said(llama: Path) -> None:

@@ -46,6 +46,25 @@ def test_a_model_that_is_not_there_is_told_by_start(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("turns", [0, 1, 2, 5, 200])
+def test_closed_by_another_task_while_it_opens(llama: Path, turns: int) -> None:
+    async def main() -> None:
+        engine = engine_for(llama)
+        opening = asyncio.create_task(engine.start())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await engine.aclose()
+        if not turns:
+            engine = await opening  # it had not begun
+            await engine.aclose()
+        else:
+            with pytest.raises(EngineClosed):
+                await asyncio.wait_for(opening, 20)
+        assert len(asyncio.all_tasks()) == 1
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("native", [True, False])
 def test_cancelled_while_it_loads_it_ends_with_the_loading(llama: Path, native: bool) -> None:
     async def main() -> None:

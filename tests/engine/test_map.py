@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -104,22 +107,97 @@ def test_what_cannot_be_answered_is_a_value_and_does_not_end_the_rest(llama: Pat
     anyio.run(main)
 
 
-@pytest.mark.parametrize("broken", ["raises", "no prompt"])
+@pytest.mark.parametrize("broken", ["raises", "no prompt", "cancelled", "exits"])
 def test_prompts_that_fail_give_what_was_asked_before_and_then_the_failure(broken: str) -> None:
-    def prompts() -> Iterator[Any]:
-        yield from ("one", "two")
+    async def prompts() -> AsyncIterator[Any]:
+        for prompt in ("one", "two"):
+            yield prompt
         if broken == "raises":
             raise OSError("the disk is gone")
+        if broken == "exits":
+            sys.exit("enough")
+        if broken == "cancelled":  # something that they wait for is, and neither they nor whoever reads
+            task = asyncio.create_task(asyncio.sleep(60))
+            task.cancel()
+            await task
         yield 5.0
+
+    expected: dict[str, tuple[type[BaseException], str]] = {
+        "raises": (OSError, "disk is gone"),
+        "no prompt": (TypeError, "prompt: found float"),
+        "cancelled": (RuntimeError, "the prompts raised CancelledError"),
+        "exits": (SystemExit, "enough"),
+    }
 
     async def main() -> None:
         async with nothing_left(engine_for("", kind="echo")) as engine:
             found = []
-            kind, message = (OSError, "disk is gone") if broken == "raises" else (TypeError, "prompt: found float")
+            kind, message = expected[broken]
             with pytest.raises(kind, match=message):
                 async for each in engine.map(prompts()):
                     found.append(each.prompt.given)  # noqa: PERF401  # what came before the failure counts
             assert found == ["one", "two"]
+            assert (await engine.generate("others go on")).text
+
+    anyio.run(main)
+
+
+def test_what_was_begun_at_the_moment_of_leaving_is_ended_too(llama: Path) -> None:
+    """Neither the prompts nor the room for one is waited for any more, and the feed has not noticed yet."""
+
+    async def main() -> None:
+        for turns in range(5):
+            go = anyio.Event()
+
+            async def prompts(go: anyio.Event) -> AsyncIterator[Any]:
+                yield question(0)
+                await go.wait()
+                yield HELLO
+
+            async with nothing_left(engine_for(llama)) as engine:
+                async with engine.map(prompts(go), max_new_tokens=200, seed=1) as answers:
+                    await anext(answers)
+                    go.set()
+                    for _ in range(turns):
+                        await anyio.lowlevel.checkpoint()
+                await is_idle(engine)
+                assert engine.snapshot().finished == 1, turns
+                del answers
+
+    anyio.run(main)
+
+
+def test_a_timeout_counts_the_waiting_at_the_gate() -> None:
+    async def main() -> None:
+        engine = engine_for("", kind="echo", rows=1, max_requests=1, backend={"seconds_per_batch": 0.6})
+        async with nothing_left(engine), anyio.create_task_group() as tasks:
+            tasks.start_soon(engine.generate, "first")
+            await anyio.sleep(0.01)
+            began = anyio.current_time()
+            (late,) = [each async for each in engine.map(["second"], timeout=0.05)]
+            assert (late.finish_reason, late.error) == ("error", "TimeoutError: no answer within 0.05 s")
+            assert anyio.current_time() - began < 0.5
+            with pytest.raises(TypeError, match="when_full: not for map"):
+                engine.map(["x"], when_full="raise")
+            with pytest.raises(TypeError, match="prompts: found str, expected several prompts"):
+                engine.map("hello")
+
+    anyio.run(main)
+
+
+def test_an_engine_is_not_closed_by_the_prompts_that_it_answers() -> None:
+    async def main() -> None:
+        async with engine_for("", kind="echo") as engine:
+
+            async def prompts() -> AsyncIterator[str]:
+                try:
+                    yield "one"
+                finally:
+                    await engine.aclose()
+
+            with pytest.raises(RuntimeError, match="cannot be closed by the prompts"):
+                async for _ in engine.map(prompts()):
+                    pass
 
     anyio.run(main)
 
@@ -174,6 +252,38 @@ def test_an_engine_that_closes_tells_whoever_reads_and_whoever_feeds() -> None:
             with pytest.raises(EngineClosed):
                 await anext(answers)
         assert fed.is_set()
+
+    anyio.run(main)
+
+
+@pytest.mark.parametrize("kind", ["async", "plain"])
+def test_prompts_that_are_left_early_are_closed(kind: str) -> None:
+    closed: list[str] = []
+
+    def plain() -> Iterator[str]:
+        try:
+            while True:
+                yield "one"
+        finally:
+            closed.append("plain")
+
+    async def slow() -> AsyncIterator[str]:
+        try:
+            while True:
+                yield "one"
+        finally:
+            await anyio.sleep(0.01)
+            closed.append("async")
+
+    async def main() -> None:
+        async with engine_for("", kind="echo") as engine:
+            given: Any = plain() if kind == "plain" else slow()
+            async with engine.map(given) as answers:
+                assert (await anext(answers)).text
+            with anyio.fail_after(5):
+                while not closed:  # noqa: ASYNC110  # in a task of the engine's
+                    await anyio.sleep(0.001)
+        assert closed == [kind]
 
     anyio.run(main)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import asyncgen
 from asyncgen import Engine
 from asyncgen.config import Config
+from asyncgen.engine import TextStream
 from asyncgen.errors import BackendFailed, ConfigError, EngineClosed
 from tests.backends.helpers import make_model
 from tests.backends.slots.running import Model
@@ -164,15 +166,58 @@ def test_engines_of_two_event_loops_in_two_threads(llama: Path) -> None:
 def test_a_call_from_another_loop_says_what_to_do(llama: Path) -> None:
     engine = engine_for(llama)
 
-    async def elsewhere() -> None:
-        with pytest.raises(RuntimeError, match=r"another event loop; call `engine.blocking\(\)`"):
-            await engine.generate(HELLO)
+    async def elsewhere(stream: TextStream) -> None:
+        for call in (engine.generate(HELLO), anext(stream), engine.aclose()):
+            with pytest.raises(RuntimeError, match=r"another event loop; call `engine.blocking\(\)`"):
+                await call
 
     async def main() -> None:
         async with engine:
-            await anyio.to_thread.run_sync(anyio.run, elsewhere)
+            await anyio.to_thread.run_sync(anyio.run, elsewhere, engine.stream(HELLO))
+            assert (await engine.generate(HELLO)).tokens
 
     anyio.run(main)
+
+
+def test_one_configuration_with_a_relative_model_serves_engine_and_run(
+    roomy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(roomy.parent)
+    config = run_config(Path(f"./{roomy.name}"), tmp_path, "slots", num_stories=2)
+
+    async def main() -> None:
+        async with Engine(config) as engine:
+            assert (await asyncgen.run(config, engine=engine)).complete
+            absolute = run_config(roomy, tmp_path / "other", "slots", num_stories=2)
+            assert (await asyncgen.run(absolute, engine=engine)).complete
+
+    anyio.run(main)
+
+
+@pytest.mark.parametrize("what", ["run", "pipeline"])
+def test_a_run_whose_engine_is_closed_gets_one_plain_error(what: str, tmp_path: Path) -> None:
+    """Whether it finds out while it prepares prompts, while it waits for completions, or both."""
+
+    async def once(turns: int) -> None:
+        config = run_config(tmp_path, tmp_path / f"{turns}", "echo", num_stories=100_000)
+        engine = await Engine(config).start()
+
+        async def use() -> None:
+            if what == "run":
+                await asyncgen.run(config, engine=engine)
+            else:
+                async with asyncgen.open_pipeline(config, engine=engine) as stories:
+                    async for _ in stories:
+                        pass
+
+        task = asyncio.create_task(use())
+        await asyncio.sleep(0.01 + turns / 500)
+        await engine.aclose(drain=False)
+        with pytest.raises(EngineClosed):
+            await task
+
+    for turns in range(12):
+        asyncio.run(once(turns))
 
 
 @pytest.mark.parametrize("after", [0, 5])

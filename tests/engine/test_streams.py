@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from asyncgen.backends.chat import Chat
 from asyncgen.backends.stops import Stops
 from asyncgen.backends.streaming import TextReader
-from asyncgen.engine import Asking
+from asyncgen.engine import Asking, TextStream
 from asyncgen.errors import CompletionFailed
 from asyncgen.records import Prompt
 from tests.backends.helpers import SPECIALS, make_model
@@ -204,6 +204,29 @@ def test_a_reader_that_is_slow_costs_others_nothing_and_gets_all(llama: Path) ->
             rest = [piece async for piece in stream]
             assert first + "".join(rest) == (await engine.generate(HELLO, seed=1)).text
             assert len(rest) <= 1, "what has come meanwhile comes at once"
+            del stream
+
+    anyio.run(main)
+
+
+def test_a_stream_has_one_reader_and_may_be_closed_beside_it(llama: Path) -> None:
+    async def main() -> None:
+        async with nothing_left(engine_for(llama, rows=1)) as engine:
+            stream = engine.stream(HELLO, seed=LONG, max_new_tokens=450)
+            found: list[str] = []
+
+            async def read(stream: TextStream) -> None:
+                async for piece in stream:
+                    found.append(piece)  # noqa: PERF401  # looked at meanwhile
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(read, stream)
+                while not found:  # noqa: ASYNC110  # made in another thread
+                    await anyio.sleep(0.001)
+                with pytest.raises(RuntimeError, match="a stream has one reader"):
+                    await anext(stream)
+                await stream.aclose()
+            assert engine.snapshot().finished == 0
             del stream
 
     anyio.run(main)

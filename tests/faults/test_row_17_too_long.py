@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from asyncgen.backends import Backend, open_backend
+from asyncgen.backends import Generator, open_backend
 from asyncgen.backends.slots.backend import Slots
 from asyncgen.backends.static import Static
 from asyncgen.config import Config
@@ -60,7 +60,7 @@ def config_for(engine: str, models: tuple[Path, Path], folder: Path, prompts: Se
     )
 
 
-def passes_of(backend: Backend) -> list[int]:
+def passes_of(backend: Generator) -> list[int]:
     """The lengths of the inputs of each forward pass from now on."""
     seen: list[int] = []
 
@@ -72,7 +72,7 @@ def passes_of(backend: Backend) -> list[int]:
     return seen
 
 
-async def decide(config: Config) -> tuple[list[Record], list[int], Backend]:
+async def decide(config: Config) -> tuple[list[Record], list[int], Generator]:
     made: list[Record] = []
 
     async def sink(group: Sequence[Record]) -> None:

@@ -4,15 +4,12 @@ Neither side ever waits for the other while it has work: the thread asks for pro
 whether they have come; completions are left on the loop's doorstep. So a loop that is busy (judging, or with somebody
 else's work) costs no decode step, and the thread costs the loop nothing.
 
-asyncio is used directly for one thing anyio has no word for: to call the loop from a thread without waiting for it.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
 from threading import Event
 from time import monotonic
 
@@ -22,6 +19,7 @@ from asyncgen.backends.base import Completions, Pool
 from asyncgen.backends.streaming import Piece, Progress
 from asyncgen.errors import BackendFailed
 from asyncgen.records import Completion, Prompt
+from asyncgen.tasks import on_loop
 
 __all__ = ["Exchange"]
 
@@ -76,16 +74,16 @@ class Exchange:
         """Asks for at most so many prompts, unless an earlier question is still open."""
         if not self._pending and prompts > 0:
             self._pending = True
-            self._call(self._note, prompts)
+            on_loop(self._loop, self._note, prompts)
 
     def collect(self, *, wait: bool) -> list[Prompt]:
         """What has come; with ``wait``, as soon as anything has, or nothing will."""
         if wait and not self._given and not self.ended:
-            self._call(self._pool.starve, 1)
+            on_loop(self._loop, self._pool.starve, 1)
             while not self._given and not self.ended:
                 self._news.wait()
                 self._news.clear()
-            self._call(self._pool.starve, -1)
+            on_loop(self._loop, self._pool.starve, -1)
         return [self._given.popleft() for _ in range(len(self._given))]
 
     def pause(self, seconds: float) -> None:
@@ -98,12 +96,12 @@ class Exchange:
     def deliver(self, completions: tuple[Completion, ...]) -> None:
         """Hands completions over; if whoever received them is gone, nobody wants them."""
         if completions:
-            self._call(self._send, completions)
+            on_loop(self._loop, self._send, completions)
 
     def tell(self, news: tuple[tuple[Prompt, int, Piece], ...]) -> None:
         """Tells how answers that are streamed grow."""
         if news:
-            self._call(self._tell, news)
+            on_loop(self._loop, self._tell, news)
 
     @property
     def ended(self) -> bool:
@@ -131,7 +129,3 @@ class Exchange:
             self.failures[-1].__cause__ = error
             self.over = True
             self._news.set()
-
-    def _call(self, function: Callable[..., object], *arguments: object) -> None:
-        with suppress(RuntimeError):  # the loop is closed: there is nobody left to tell
-            self._loop.call_soon_threadsafe(function, *arguments)

@@ -95,7 +95,7 @@ class Worker:
         # No more than is begun soon: what is taken is finished, even if the run is told to stop.
         exchange.ask(min(self._free, SOON) + self._refill - len(self._waiting) - len(self._aside))
         self._waiting += exchange.collect(wait=self._idle)
-        self._drop(exchange.cancelled)
+        self._drop(frozenset(exchange.cancelled))  # as they are now: the loop adds to them
         self._waiting.extendleft(reversed(self._aside.due(monotonic())))
         if self._waiting and (self._free >= min(self._refill, len(self._waiting)) or not decoder.live):
             self._admit()
