@@ -137,8 +137,13 @@ class Chat:
 
     def reader(self, prompt: Prompt) -> TokenReader:
         """Makes the text of the answer to ``prompt`` while its tokens come."""
-        silent = frozenset(self._tokenizer.all_special_ids)
+        silent = self._silent_tokens
         return TokenReader(self.stops_of(prompt), self.decode, byte_tokens=self._byte_tokens, silent=silent)
+
+    @cached_property
+    def _silent_tokens(self) -> frozenset[int]:
+        """Tokens that are never text."""
+        return frozenset(self._tokenizer.all_special_ids)
 
     @cached_property
     def _byte_tokens(self) -> frozenset[int]:

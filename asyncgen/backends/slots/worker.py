@@ -81,7 +81,7 @@ class Worker:
         on_cpu = self._decoder.device.type == "cpu"
         with torch.inference_mode(), choosing_threads() if on_cpu else nullcontext(ThreadChoice(1)) as choice:
             if choice.open:
-                torch.set_num_threads(choice.begin(*(self._timed(number) for number in (1, choice.threads))))
+                torch.set_num_threads(choice.begin(*(self._timed(number, exchange) for number in (1, choice.threads))))
             self._meter.running(0)
             try:
                 while not (exchange.over or (exchange.ended and self._idle)):
@@ -190,11 +190,15 @@ class Worker:
         """Free slots that are worth a group of prompts."""
         return max(1, self._rows // REFILL)
 
-    def _timed(self, threads: int) -> float:
-        """Seconds of a small forward pass with this number of threads, at best; infinitely many out of memory."""
+    def _timed(self, threads: int, exchange: Exchange) -> float:
+        """Seconds of a small forward pass with this number of threads, at best; infinitely many out of memory, and when
+        nobody wants to know any more.
+        """
         torch.set_num_threads(threads)
         seconds = [inf]
         for _ in range(3):
+            if exchange.over:
+                break
             began = perf_counter()
             try:
                 self._decoder.prefix((0,) * LANES)
