@@ -147,7 +147,7 @@ def _mistyped(errors: Iterable[ErrorDetails], values: Mapping[str, Any]) -> Iter
 
 
 def _did_you_mean(key: Key, allowed: Collection[str], section: Mapping[str, Any]) -> str:
-    """What may have been meant: a key of the same section, the same key elsewhere, or something like them."""
+    """What may have been meant: a key of the same section, the same key elsewhere (a letter aside), or one like them."""
     name = str(key[-1])
     if close := _one_edit_away(name, allowed):
         return f"; did you mean {_either(close)}?"
@@ -156,6 +156,8 @@ def _did_you_mean(key: Key, allowed: Collection[str], section: Mapping[str, Any]
         return f" for kind {section.get('kind', 'auto')!r}; it belongs to kind {_either(kinds)}"
     if places := [known.dotted for known in everywhere if known.name == name]:
         return f" here; did you mean {_either(places)}?"
+    if places := [known.dotted for known in everywhere if _one_edit_away(name, [known.name])]:
+        return f"; did you mean {_either(places)}?"
     if similar := difflib.get_close_matches(name, allowed, n=1):
         return f"; did you mean {similar[0]!r}?"
     if similar := difflib.get_close_matches(name, {known.name for known in everywhere}, n=1, cutoff=0.75):

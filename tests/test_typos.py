@@ -95,6 +95,7 @@ def test_a_slip_in_a_section_of_an_override_names_the_override(name: str) -> Non
         ("generation:\n  mxn_p: 1", ":2: generation.mxn_p: unknown key; did you mean 'min_p'?"),
         ("generation:\n  top_: 1", ":2: generation.top_: unknown key; did you mean 'top_p' or 'top_k'?"),
         ("max_grade: 3", ":1: max_grade: unknown key here; did you mean 'validation.readability.max_grade'?"),
+        ("temprature: 1", ":1: temprature: unknown key; did you mean 'generation.temperature'?"),
         ("max_graade: 3", ":1: max_graade: unknown key; did you mean 'validation.readability.max_grade'?"),
         (
             "validation:\n  weight: 3",
