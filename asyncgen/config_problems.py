@@ -147,7 +147,7 @@ def _mistyped(errors: Iterable[ErrorDetails], values: Mapping[str, Any]) -> Iter
 
 
 def _did_you_mean(key: Key, allowed: Collection[str], section: Mapping[str, Any]) -> str:
-    """What may have been meant: a key of the same section, the same key elsewhere (a letter aside), or one like them."""
+    """What may have been meant: a key of the same section, one elsewhere (but for a letter), or one like them."""
     name = str(key[-1])
     if close := _one_edit_away(name, allowed):
         return f"; did you mean {_either(close)}?"
