@@ -95,6 +95,7 @@ class Engine:
         self._max_requests, self._when_full, self._notice = max_requests, check_when_full(when_full), notice
         self._loop: asyncio.AbstractEventLoop | None = None
         self._runner: asyncio.Task[None] | None = None
+        self._life: anyio.CancelScope | None = None  # the runner's: cancelled by a scope, no thread is left running
         self._core: Core | None = None
         self._failure: Exception | None = None
 
@@ -104,12 +105,13 @@ class Engine:
             raise RuntimeError("this engine was started before, and an engine is started once: make another one")
         ready = anyio.Event()
         self._loop = asyncio.get_running_loop()
-        self._runner = asyncio.create_task(self._live(ready), name="asyncgen.Engine")
+        self._life = anyio.CancelScope()
+        self._runner = asyncio.create_task(self._live(ready, self._life), name="asyncgen.Engine")
         self._runner.add_done_callback(lambda _: ready.set())
         try:
             await ready.wait()
         except BaseException:
-            await _end(self._runner)
+            await self._end()
             raise
         if self._core is None:
             raise self._failure or _closed()
@@ -134,7 +136,7 @@ class Engine:
                     with anyio.move_on_after(self.config.drain_timeout):
                         await self._core.wait_until_idle()
         finally:
-            await _end(self._runner)
+            await self._end()
 
     async def __aenter__(self) -> Self:
         return await self.start()
@@ -256,23 +258,39 @@ class Engine:
             tokens=core.counts.tokens,
         )
 
-    async def _live(self, ready: anyio.Event) -> None:
+    async def _live(self, ready: anyio.Event, life: anyio.CancelScope) -> None:
         """The engine's own task."""
         try:
-            self.config = await in_thread(with_absolute_model, self.config)
-            async with open_backend(self.config, self._notice) as backend:
-                core = self._core = Core(backend, self._max_requests)
-                ready.set()
-                try:
-                    await core.run()
-                except Exception as error:  # noqa: BLE001  # each caller is told
-                    self._failure = error
-                finally:
-                    core.fail(self._cause)
+            with life:
+                self.config = await in_thread(with_absolute_model, self.config)
+                async with open_backend(self.config, self._notice) as backend:
+                    core = self._core = Core(backend, self._max_requests)
+                    ready.set()
+                    try:
+                        await core.run()
+                    except Exception as error:  # noqa: BLE001  # each caller is told
+                        self._failure = error
+                    finally:
+                        core.fail(self._cause)
         except Exception as error:  # noqa: BLE001  # raised by start
             self._failure = error
-        finally:
-            ready.set()
+
+    async def _end(self) -> None:
+        """Ends the engine's task and waits until it has ended, however often the waiting is cancelled: then it has
+        nothing left behind, neither a thread nor the model.
+        """
+        assert self._runner is not None
+        assert self._life is not None, "it was started"
+        cancelled: asyncio.CancelledError | None = None
+        with anyio.CancelScope(shield=True):
+            self._life.cancel()
+            while not self._runner.done():
+                try:
+                    await asyncio.wait({self._runner})
+                except asyncio.CancelledError as error:  # asyncio's own: no shield holds against it
+                    cancelled = error
+        if cancelled is not None:
+            raise cancelled
 
     def _cause(self) -> AsyncgenError:
         """Why nobody gets an answer any more; a new one each time, for tracebacks are kept in errors."""
@@ -308,19 +326,3 @@ def _configuration(model: str | Config, settings: dict[str, Any]) -> Config:
 
 def _closed() -> EngineClosed:
     return EngineClosed("the engine is closed")
-
-
-async def _end(runner: asyncio.Task[None]) -> None:
-    """Ends the engine's task and waits until it has ended, however often the waiting is cancelled: then it has nothing
-    left behind, neither a thread nor the model.
-    """
-    cancelled: asyncio.CancelledError | None = None
-    with anyio.CancelScope(shield=True):
-        runner.cancel()
-        while not runner.done():
-            try:
-                await asyncio.wait({runner})
-            except asyncio.CancelledError as error:  # asyncio's own: no shield holds against it
-                cancelled = error
-    if cancelled is not None:
-        raise cancelled
