@@ -142,7 +142,7 @@ def _limited(seconds: float) -> Iterator[None]:
 
     faulthandler.dump_traceback_later(3 * seconds, exit=True, file=sys.__stderr__ or sys.stderr)
     before = signal.signal(signal.SIGALRM, late)
-    timer = signal.setitimer(signal.ITIMER_REAL, seconds)
+    timer = signal.setitimer(signal.ITIMER_REAL, seconds, seconds)  # again, for what a finalizer raises is swallowed
     try:
         yield
     except TookTooLongError as error:

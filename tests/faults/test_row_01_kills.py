@@ -33,7 +33,7 @@ def kill_and_resume(arguments: tuple[str, ...], folder: Path, kills: int, longes
 
 
 def test_an_echo_run_killed_equals_the_whole_one(tmp_path: Path, trials: Trials) -> None:
-    wanted = trials(25, 200)
+    wanted = trials(10, 200)
     settings = ("--set", "backend={kind: echo, bad_share: 0.4, distinct: 4000}", "--set", "max_attempts=2")
     arguments = (*settings, "--set", "window=64", "--num-stories", str(60 * wanted))
     whole = asyncgen("run", *arguments, "--output-path", "whole.jsonl", cwd=tmp_path)
@@ -50,7 +50,7 @@ def test_an_echo_run_killed_equals_the_whole_one(tmp_path: Path, trials: Trials)
 @pytest.mark.skipif(not (bundled_model() / "model.safetensors").exists(), reason="the bundled model is not trained yet")
 def test_a_run_of_the_bundled_model_killed_equals_the_whole_one(tmp_path: Path, trials: Trials) -> None:
     """Killed each time when a random number of stories is on disk."""
-    kills = trials(3, 20)
+    kills = trials(1, 20)
     stories = 8 * (kills + 1)
     settings = ("generation.max_new_tokens=160", "generation.batch_size=8", "window=24", "k_shot_count=1")
     arguments = (*(part for setting in settings for part in ("--set", setting)), "--num-stories", str(stories))

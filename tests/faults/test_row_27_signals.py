@@ -153,7 +153,7 @@ def test_an_interrupt_at_any_moment_of_the_start_leaves_no_traceback(tmp_path: P
     first.communicate(timeout=60)
     assert first.returncode == 130
     ours = 0
-    moments = trials(10, 29)
+    moments = trials(6, 29)
     for moment in range(moments):
         run = start("run", *flags, cwd=tmp_path)
         time.sleep(took * (moment + 1) / (moments - 2))
