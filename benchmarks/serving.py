@@ -103,7 +103,9 @@ def serve(port: int) -> None:
     service.app.router.lifespan_context = watched
     detector = BlockBuster(["asyncgen", "examples"])
     detector.activate()
-    server = uvicorn.Server(uvicorn.Config(service.app, port=port, log_level="error", lifespan="on", backlog=2048))
+    # Connections are kept: one that the server closes at the moment in which a client uses it again is an error.
+    config = uvicorn.Config(service.app, port=port, log_level="error", backlog=2048, timeout_keep_alive=600)
+    server = uvicorn.Server(config)
     signal.signal(signal.SIGTERM, lambda *_: setattr(server, "should_exit", True))
     server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]  # of older ones
     try:
