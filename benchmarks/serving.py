@@ -6,8 +6,8 @@
 A round is ``open_pipeline``, and on the same conversations with as many rows the service on the bundled model, once
 with half of the clients reading streams and once with none, and on ``echo``, each in processes of their own. The ratios
 are the service's tokens a second over the pipeline's; the clients, and a write and a read for each piece of a stream,
-share the machine with the model. Clients ask one story after another and look whether each is the one that the same seed
-gives alone. In the server a task of its own looks how late the event loop is, and blockbuster whether anything of
+share the machine with the model. Clients ask one story after another and look whether each is the one that the same
+seed gives alone. In the server a task of its own looks how late the event loop is, and blockbuster whether anything of
 ours blocks it. At the end every client hangs up in the middle of a story, and SIGTERM ends the server.
 """
 
