@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,20 @@ def engine_for(directory: Path | str, *, kind: str = "slots", rows: int = 4, **o
     else:
         config = config_for(directory, backend={"kind": kind} | backend, **generation)
     return Engine(config.model_copy(update=options.pop("config", {})), **options)
+
+
+def before_each_pass(engine: Engine, function: Callable[[], object]) -> None:
+    """Has ``function`` called before each forward pass of the engine's model, whether its thread has begun or not."""
+    assert engine._core is not None
+    backend: Any = engine._core.backend
+    model = backend._loaded.model
+    forward = model.forward
+
+    def watched(*given: Any, **named: Any) -> Any:
+        function()
+        return forward(*given, **named)
+
+    model.forward = watched
 
 
 def question(number: int, words: int = 3) -> list[Message]:

@@ -11,13 +11,11 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from asyncgen.errors import BackendFailed, EngineClosed, PromptTooLong
-from tests.backends.slots.running import Model
-from tests.engine.opened import HELLO, LONG, engine_for, is_idle, question
+from tests.engine.opened import HELLO, LONG, before_each_pass, engine_for, is_idle, question
 from tests.programs import environment
 
 pytestmark = pytest.mark.usefixtures("no_thread_of_ours_is_left")
@@ -130,12 +128,11 @@ def test_interrupted_it_frees_the_row_and_may_be_used_again(llama: Path) -> None
 
 
 def test_when_the_model_fails_whoever_blocks_is_told_why(llama: Path) -> None:
-    def fails(_: dict[str, Any]) -> None:
+    def fails() -> None:
         raise OSError("cable out")
 
     with engine_for(llama).blocking() as blocking:
-        backend: Any = blocking._engine._core.backend  # type: ignore[union-attr]  # it is open
-        Model(backend, fails)
+        before_each_pass(blocking._engine, fails)
         with pytest.raises(BackendFailed, match="cable out"), blocking.stream(HELLO) as stream:
             next(stream)
         with pytest.raises(BackendFailed, match="cable out"):

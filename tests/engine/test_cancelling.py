@@ -99,7 +99,7 @@ def test_a_thousand_requests_given_up_leave_nothing_behind(llama: Path, kind: st
             expected = portal.call(whole, engine)
             tasks = portal.call(count_tasks)
 
-            @settings(max_examples=TRIALS // 8 if kind == "slots" else 30, deadline=None, database=None)
+            @settings(max_examples=TRIALS // 8 if kind == "slots" else 15, deadline=None, database=None)
             @given(st.lists(acts, min_size=8, max_size=16))
             def trial(chosen: list[Act]) -> None:
                 nonlocal trials
@@ -111,7 +111,7 @@ def test_a_thousand_requests_given_up_leave_nothing_behind(llama: Path, kind: st
             portal.call(is_idle, engine)
             assert portal.call(count_tasks) == tasks
             assert portal.call(whole, engine) == expected
-    assert trials >= (TRIALS if kind == "slots" else 200)
+    assert trials >= (TRIALS if kind == "slots" else 120)
     assert not [each for each in set(threading.enumerate()) - threads if not each.name.startswith("AnyIO worker")]
 
 
@@ -119,7 +119,7 @@ async def all_at_once(engine: Engine, chosen: list[Act], expected: dict[int, str
     async with anyio.create_task_group() as tasks:
         for act in chosen:
             tasks.start_soon(perform, engine, act, expected)
-    gc.collect()
+    gc.collect(0)  # streams that were forgotten; all of it costs more than the trial
     await is_idle(engine)
 
 

@@ -15,8 +15,7 @@ from blockbuster import blockbuster_ctx
 
 from asyncgen import Engine
 from asyncgen.errors import EngineClosed, ModelError
-from tests.backends.slots.running import Model
-from tests.engine.opened import HELLO, LONG, engine_for, question
+from tests.engine.opened import HELLO, LONG, before_each_pass, engine_for, question
 
 pytestmark = pytest.mark.usefixtures("no_thread_of_ours_is_left")
 
@@ -194,14 +193,13 @@ def test_a_model_that_is_stuck_is_left_after_its_step(llama: Path) -> None:
     """Cancelling a caller does not wait for the model; closing does, for one step."""
     stuck, go = threading.Event(), threading.Event()
 
-    def hang(_: dict[str, Any]) -> None:
+    def hang() -> None:
         stuck.set()
         go.wait(20)
 
     async def main() -> None:
         engine = await engine_for(llama).start()
-        assert engine._core is not None
-        Model(engine._core.backend, hang)  # type: ignore[arg-type]  # it is one of slots
+        before_each_pass(engine, hang)
         with pytest.raises(TimeoutError):
             await engine.generate(HELLO, timeout=0.1)
         await asyncio.to_thread(stuck.wait)

@@ -16,9 +16,8 @@ from asyncgen.config import Config
 from asyncgen.engine import TextStream
 from asyncgen.errors import BackendFailed, ConfigError, EngineClosed
 from tests.backends.helpers import make_model
-from tests.backends.slots.running import Model
 from tests.embedded import config_for
-from tests.engine.opened import HELLO, engine_for, is_idle, nothing_left, question
+from tests.engine.opened import HELLO, LONG, before_each_pass, engine_for, is_idle, nothing_left, question
 from tests.programs import records
 
 pytestmark = pytest.mark.usefixtures("no_thread_of_ours_is_left")
@@ -224,7 +223,7 @@ def test_a_run_whose_engine_is_closed_gets_one_plain_error(what: str, tmp_path: 
 def test_a_model_that_fails_tells_everybody_why(roomy: Path, tmp_path: Path, after: int) -> None:
     calls = 0
 
-    def fails(_: dict[str, Any]) -> None:
+    def fails() -> None:
         nonlocal calls
         calls += 1
         if calls > after:
@@ -240,14 +239,13 @@ def test_a_model_that_fails_tells_everybody_why(roomy: Path, tmp_path: Path, aft
     async def main() -> None:
         config = run_config(roomy, tmp_path, "slots")
         async with Engine(config, max_requests=6) as engine:
-            assert engine._core is not None
-            Model(engine._core.backend, fails)  # type: ignore[arg-type]  # it is one of slots
+            before_each_pass(engine, fails)
 
             async def ask() -> None:
-                await engine.generate(HELLO)
+                await engine.generate(HELLO, seed=LONG)
 
             async def read() -> None:
-                async for _ in engine.stream(HELLO):
+                async for _ in engine.stream(HELLO, seed=LONG):
                     pass
 
             async def read_all() -> None:
