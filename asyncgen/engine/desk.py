@@ -40,13 +40,13 @@ class Lane:
         return self.failure is not None or (self.pool.closed and not self.held)
 
     def send(self, completions: list[Completion]) -> None:
-        """Hands completions over. Whoever received them may be gone: then the run ends, and has its own error."""
+        """Hands completions over."""
         for completion in completions:
             del self.held[id(completion.prompt)]
         try:
             self.completions.send_nowait(tuple(completions))
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-            pass
+            pass  # whoever received them is gone: the run is being torn down, and has its own error
         except anyio.WouldBlock as error:
             self.failure = BackendFailed("the stream of completions is too short for what was taken")
             self.failure.__cause__ = error

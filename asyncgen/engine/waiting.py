@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -12,7 +13,7 @@ import anyio.lowlevel
 __all__ = ["Leaving", "too_late", "within"]
 
 
-class Leaving:
+class Leaving(ABC):
     """Something to read from that may be left early, by a block around it or by ``aclose``."""
 
     async def aclose(self) -> None:
@@ -28,8 +29,9 @@ class Leaving:
     ) -> None:
         self._leave()
 
+    @abstractmethod
     def _leave(self) -> None:
-        raise NotImplementedError
+        """Lets go of all that was asked and is not read; again, it does nothing."""
 
 
 @contextmanager

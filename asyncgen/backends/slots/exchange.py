@@ -3,7 +3,6 @@
 Neither side ever waits for the other while it has work: the thread asks for prompts before it needs them and looks
 whether they have come; completions are left on the loop's doorstep. So a loop that is busy (judging, or with somebody
 else's work) costs no decode step, and the thread costs the loop nothing.
-
 """
 
 from __future__ import annotations
