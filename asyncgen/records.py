@@ -168,6 +168,9 @@ class Completion:
     logprobs: tuple[float, ...] = ()
     """Log-probability of each token generated, by the model's own softmax: before penalty, temperature and filters.
     Empty unless the prompt's sampling asks for them."""
+    token_texts: tuple[str, ...] = ()
+    """What each of these tokens adds to the text, before the text was cut at a stop string and stripped; empty for a
+    token that ends within a character, whose last token then has all of it."""
 
 
 @dataclass(frozen=True, slots=True)

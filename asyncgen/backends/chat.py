@@ -27,7 +27,7 @@ from threading import Lock
 from typing import Any, cast
 
 from asyncgen.backends.stops import Stops
-from asyncgen.backends.streaming import TokenReader
+from asyncgen.backends.streaming import TokenDecoder, TokenReader
 from asyncgen.errors import PromptRefused
 from asyncgen.records import Given, Message, Prompt, conversation_of
 
@@ -137,8 +137,19 @@ class Chat:
 
     def reader(self, prompt: Prompt) -> TokenReader:
         """Makes the text of the answer to ``prompt`` while its tokens come."""
-        silent = self._silent_tokens
-        return TokenReader(self.stops_of(prompt), self.decode, byte_tokens=self._byte_tokens, silent=silent)
+        return TokenReader(self.stops_of(prompt), self._decoder())
+
+    def texts_of(self, tokens: Sequence[int]) -> tuple[str, ...]:
+        """What each token adds to the text, nothing where it ends within a character; joined, all of it."""
+        decoder = self._decoder()
+        texts = [decoder.add((token,)) for token in tokens]
+        known, whole = "".join(texts), self.decode(tokens)
+        if texts and whole.startswith(known):  # a tokenizer that writes pieces otherwise than the whole has no rest
+            texts[-1] += whole[len(known) :]
+        return tuple(texts)
+
+    def _decoder(self) -> TokenDecoder:
+        return TokenDecoder(self.decode, byte_tokens=self._byte_tokens, silent=self._silent_tokens)
 
     @cached_property
     def _silent_tokens(self) -> frozenset[int]:

@@ -82,6 +82,7 @@ class Row:
             reason,
             retryable=reason != "cancelled",
             logprobs=tuple(self.logprobs),
+            token_texts=chat.texts_of(self.tokens) if self.logprobs else (),
         )
 
 

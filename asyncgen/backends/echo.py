@@ -37,6 +37,15 @@ def _count_words(content: str) -> int:
     return len(content.split())
 
 
+def _completion(prompt: Prompt, text: str, tokens: int, seconds: float, reason: FinishReason) -> Completion:
+    """With log-probabilities, if they are asked for: there is no other text that it could have written."""
+    if prompt.sampling is None or not prompt.sampling.logprobs:
+        return Completion(prompt, text, tokens, seconds, reason)
+    words = text.split(" ")
+    texts = (words[0], *(f" {word}" for word in words[1:])) if text else ()
+    return Completion(prompt, text, tokens, seconds, reason, logprobs=(0.0,) * len(texts), token_texts=texts)
+
+
 class Echo:
     """The ``echo`` backend: runs on the event loop, yields to it once a batch."""
 
@@ -81,7 +90,7 @@ class Echo:
                     self._meter.progress(sum(tokens for _, tokens, _ in texts), len(texts))
                 took = perf_counter() - began
                 done = [
-                    Completion(prompt, text, tokens, took, reason)
+                    _completion(prompt, text, tokens, took, reason)
                     if id(prompt) in self._held
                     else Completion(prompt, "", 0, took, "cancelled", retryable=False)
                     for prompt, (text, tokens, reason) in zip(prompts, texts, strict=True)

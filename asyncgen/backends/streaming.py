@@ -13,7 +13,7 @@ from typing import Protocol
 from asyncgen.backends.stops import Stops
 from asyncgen.records import Prompt
 
-__all__ = ["Piece", "Progress", "Reader", "TextReader", "TokenReader"]
+__all__ = ["Piece", "Progress", "Reader", "TextReader", "TokenDecoder", "TokenReader"]
 
 Piece = str | Sequence[int]
 """A few more tokens of an answer, or their text where a backend knows no tokens."""
@@ -56,14 +56,13 @@ class TextReader:
         return piece
 
 
-class TokenReader:
-    """From token ids. A few tokens before the new ones are decoded with them and taken away again, for some tokenizers
-    write a token otherwise at the beginning of a text.
+class TokenDecoder:
+    """The text of token ids, piece by piece. A few tokens before the new ones are decoded with them and taken away
+    again, for some tokenizers write a token otherwise at the beginning of a text.
     """
 
     def __init__(
         self,
-        stops: Stops,
         decode: Callable[[Sequence[int]], str],
         *,
         byte_tokens: AbstractSet[int] = frozenset(),
@@ -72,15 +71,14 @@ class TokenReader:
         """``byte_tokens`` are single bytes, of which a row of neighbours is either all text or none; what is ``silent``
         between them is never text.
         """
-        self._text, self._decode, self._byte_tokens, self._silent = TextReader(stops), decode, byte_tokens, silent
+        self._decode, self._byte_tokens, self._silent = decode, byte_tokens, silent
         self._within_bytes = False
         self._tokens: list[int] = []
         self._read, self._known = 0, ""
         """How many of ``tokens`` are read already, and their text."""
 
-    def add(self, piece: Piece) -> str:
-        """See ``Reader.add``."""
-        assert not isinstance(piece, str)
+    def add(self, piece: Sequence[int]) -> str:
+        """The text that is whole with these tokens and was not before."""
         self._tokens += piece
         for token in piece:
             if token not in self._silent:
@@ -94,4 +92,16 @@ class TokenReader:
         del self._tokens[: self._read]
         self._read = len(self._tokens)
         self._known = self._decode(self._tokens)
-        return self._text.add(fresh)
+        return fresh
+
+
+class TokenReader:
+    """From token ids."""
+
+    def __init__(self, stops: Stops, decoder: TokenDecoder) -> None:
+        self._text, self._decoder = TextReader(stops), decoder
+
+    def add(self, piece: Piece) -> str:
+        """See ``Reader.add``."""
+        assert not isinstance(piece, str)
+        return self._text.add(self._decoder.add(piece))

@@ -47,7 +47,7 @@ async def alone(directory: Path, kind: str, prompts: list[Prompt]) -> list[Compl
 
 
 def said(completion: Completion) -> tuple[object, ...]:
-    return completion.text, completion.tokens, completion.finish_reason, completion.logprobs
+    return completion.text, completion.tokens, completion.finish_reason, completion.logprobs, completion.token_texts
 
 
 @pytest.mark.parametrize("kind", KINDS)

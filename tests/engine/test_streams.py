@@ -108,6 +108,17 @@ def test_pieces_of_any_tokens_are_the_text(name: str, data: st.DataObject) -> No
     assert final.startswith(given_out)
 
 
+@pytest.mark.parametrize("name", TOKENIZERS)
+@given(st.data())
+@settings(max_examples=100, deadline=None)
+def test_each_token_has_its_share_of_the_text(name: str, data: st.DataObject) -> None:
+    chat = Chat(TOKENIZERS[name])
+    tokens = data.draw(st.lists(st.integers(0, len(TOKENIZERS[name]) - 1), max_size=40))
+    texts = chat.texts_of(tokens)
+    assert len(texts) == len(tokens)
+    assert "".join(texts) == chat.decode(tokens)
+
+
 @given(st.text("ab \n", max_size=40), st.lists(st.text("ab \n", min_size=1, max_size=3), max_size=3), st.data())
 def test_pieces_of_any_text_stop_before_the_first_stop(text: str, stops: list[str], data: st.DataObject) -> None:
     rules = Stops(stops, str)
