@@ -15,6 +15,7 @@ from pydantic import Field, field_validator, model_validator
 
 from asyncgen.config_backends import AutoBackend, Backend, EchoBackend, LocalModel, SlotsBackend, StaticBackend
 from asyncgen.config_section import FunctionReference, Section, may_be_empty, without_secrets
+from asyncgen.config_server import Server, is_loopback
 from asyncgen.config_sources import JsonlSource, PythonSource, Source, TemplateSource
 from asyncgen.config_validation import FunctionValidator, QualityWeights, Readability, Validation
 from asyncgen.records import Sampling
@@ -33,11 +34,13 @@ __all__ = [
     "PythonSource",
     "QualityWeights",
     "Readability",
+    "Server",
     "SlotsBackend",
     "Source",
     "StaticBackend",
     "TemplateSource",
     "Validation",
+    "is_loopback",
     "may_be_empty",
     "without_secrets",
 ]
@@ -124,6 +127,8 @@ class Config(Section):
     and whatever is read or written is progress, so a large model may take its time to load."""
     validation: Validation = Validation()
     """What a story must fulfil."""
+    server: Server = Server()
+    """How `asyncgen serve` answers other programs."""
 
     @field_validator("sources")
     @classmethod

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from asyncgen.cli.run import Level
+from asyncgen.cli.options import Level
 from asyncgen.logs import LEVELS
 from tests.programs import ECHO, asyncgen, records, without_torch
 from tools.write_docs import command_line, help_of

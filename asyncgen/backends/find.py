@@ -17,11 +17,12 @@ from asyncgen.errors import ModelError
 from asyncgen.paths import expanded, is_dir
 from asyncgen.resources import BUNDLED_MODEL, bundled_model
 
-__all__ = ["cautions", "check_model", "locate"]
+__all__ = ["INSTALL", "cautions", "check_model", "locate"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _HUB_ID_LENGTH = 96
-_INSTALL = "in a clone of asyncgen: pip install -c constraints.txt -e"
+INSTALL = "in a clone of asyncgen: pip install -c constraints.txt -e"
+"""How to get the packages of an extra, whose name follows (``'.[serve]'``)."""
 _PICKLE_PATTERNS = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _TOKENIZER_PATTERNS = ("tokenizer.*", "vocab*", "*.model", "*.spm", "tekken.json")
 
@@ -152,7 +153,7 @@ def _check_packages(backend: LocalModel) -> None:
     if backend.quantization is not None and find_spec("bitsandbytes") is None:
         raise ModelError(
             f"quantization {backend.quantization} needs the package bitsandbytes",
-            hint=f"{_INSTALL} '.[quantization]'",
+            hint=f"{INSTALL} '.[quantization]'",
         )
     if backend.device_map is not None and find_spec("accelerate") is None:
-        raise ModelError("device_map needs the package accelerate", hint=f"{_INSTALL} '.[accelerate]'")
+        raise ModelError("device_map needs the package accelerate", hint=f"{INSTALL} '.[accelerate]'")

@@ -11,9 +11,10 @@ from typer.core import TyperCommand, TyperGroup
 
 import asyncgen
 from asyncgen.cli.check import check_command, check_refused
-from asyncgen.cli.options import with_settings
+from asyncgen.cli.options import read_server_settings, with_settings
 from asyncgen.cli.preview import preview_command
 from asyncgen.cli.run import run_command
+from asyncgen.cli.serve import serve_command
 from asyncgen.cli.verify import repair_command, verify_command
 from asyncgen.cli.write import init_command, schema_command
 from asyncgen.config_tree import keys_called
@@ -55,6 +56,18 @@ Examples:
 \b
 Exit codes: 0 shown, 2 bad configuration, data or model, 4 a check failed too
 often (after what was found), 5 the sources end before --start.
+"""
+_SERVE_EPILOG = """
+\b
+Examples:
+  asyncgen serve --port 8080
+  asyncgen serve config.yaml --batch-size auto
+  asyncgen serve config.yaml --host 0.0.0.0 --set server.api_key_env=MY_KEY
+
+\b
+Exit codes: 0 stopped by a signal, all answers finished; 1 internal error or
+the model failed, 2 bad configuration or model, or the address is in use,
+130/143 stopped by a second signal.
 """
 _INIT_EPILOG = """
 \b
@@ -147,6 +160,7 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 app.command("run", cls=_Command, epilog=_RUN_EPILOG)(with_settings(run_command))
 app.command("check", cls=_Command, epilog=_CHECK_EPILOG)(with_settings(check_command, check_refused))
 app.command("preview", cls=_Command, epilog=_PREVIEW_EPILOG)(with_settings(preview_command))
+app.command("serve", cls=_Command, epilog=_SERVE_EPILOG)(with_settings(serve_command, read=read_server_settings))
 app.command("init", epilog=_INIT_EPILOG)(init_command)
 app.command("schema", epilog=_SCHEMA_EPILOG)(schema_command)
 app.command("verify", epilog=_VERIFY_EPILOG)(verify_command)

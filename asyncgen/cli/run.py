@@ -19,11 +19,11 @@ import asyncgen
 from asyncgen import errors
 from asyncgen.cli.explain import explained
 from asyncgen.cli.leaving import run_loop
-from asyncgen.cli.options import Settings
+from asyncgen.cli.options import LogFile, LogLevel, Settings, level_of, set_threads
 from asyncgen.cli.signals import Signals
 from asyncgen.cli.watchdog import STALLED, Watchdog
 from asyncgen.cli.write import init_command
-from asyncgen.config import Config, StaticBackend
+from asyncgen.config import Config
 from asyncgen.config_file import without_secret
 from asyncgen.dashboard import choose_view, tell, wait_for_terminals
 from asyncgen.errors import ConfigError
@@ -37,15 +37,6 @@ from asyncgen.tasks import tell_nobody
 from asyncgen.validators import validator_files
 
 __all__ = ["run_command"]
-
-
-class Level(StrEnum):
-    """``logs.LEVELS``, as typer wants its choices."""
-
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
 
 
 class Resuming(StrEnum):
@@ -67,15 +58,8 @@ def run_command(
     ] = Resuming.AUTO,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show errors and the final summary only.")] = False,
     plain: Annotated[bool, typer.Option("--plain", help="A line now and then instead of the bars.")] = False,
-    log_level: Annotated[
-        Level | None,
-        typer.Option(
-            metavar="LEVEL", help="What is logged: debug, info, warning (the default) or error (with --quiet)."
-        ),
-    ] = None,
-    log_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Append the log to this file too, with times.")
-    ] = None,
+    log_level: LogLevel = None,
+    log_file: LogFile = None,
     create_config: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a configuration to this file and exit.")
     ] = None,
@@ -84,16 +68,12 @@ def run_command(
     if create_config is not None:
         init_command(create_config)
         return
-    if isinstance(settings.config.backend, StaticBackend):
-        # OpenMP threads that spin while they wait slow each other down forty-fold beside another busy process (slots
-        # looks out for that, and is faster with them). Read when torch is imported, which comes later.
-        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    set_threads(settings.config)
     run = _Run(settings.config, choose_view(plain=plain, quiet=quiet), tell_nobody if quiet else tell)
     run.watchdog.begin()
-    level = log_level or (Level.ERROR if quiet else Level.WARNING)
     if log_file is not None:
         _check_is_no_part(log_file, settings)
-    with configure(level.value, log_file), explained(settings) as begin:
+    with configure(level_of(log_level, quiet=quiet), log_file), explained(settings) as begin:
         check_resume(settings.config, resume.value)
         code = run.through(resume.value, begin)
     raise typer.Exit(code)

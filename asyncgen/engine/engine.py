@@ -231,6 +231,12 @@ class Engine:
         core.gate.check()
         return Shared(core)
 
+    async def ended(self) -> AsyncgenError:
+        """Why nobody gets an answer any more, as soon as that is so: EngineClosed, or BackendFailed if the model has
+        failed. It is returned, and not raised.
+        """
+        return await self._opened().cause()
+
     @property
     def limits(self) -> Limits:
         """The context's length in tokens, and the rows at once."""

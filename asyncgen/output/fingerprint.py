@@ -19,7 +19,7 @@ What each field of the configuration does to the records (``RULES``):
               slots; another kind is refused)
     free      num_stories (it may grow; at or below what is on disk the run is complete); output_path; window;
               drain_timeout; watchdog; sources.timeout; max_rejection_rate; validation.functions.concurrency; echo:
-              seconds_per_batch
+              seconds_per_batch; server
 
 Secrets among parameters (``config_section.without_secrets``) are neither kept nor compared.
 
@@ -96,6 +96,15 @@ RULES: dict[str, Rule] = {
     "window": "free",
     "drain_timeout": "free",
     "watchdog": "free",
+    "server.host": "free",
+    "server.port": "free",
+    "server.api_key_env": "free",
+    "server.model_id": "free",
+    "server.max_requests": "free",
+    "server.max_choices": "free",
+    "server.max_tokens": "free",
+    "server.max_body_bytes": "free",
+    "server.timeout": "free",
     "validation.enabled": "records",
     "validation.min_words": "records",
     "validation.max_words": "records",

@@ -13,7 +13,7 @@ import anyio
 import pytest
 from pydantic import BaseModel
 
-from asyncgen.config import Config
+from asyncgen.config import Config, Server
 from asyncgen.errors import ResumeRefused
 from asyncgen.output import compare, fingerprint
 from asyncgen.output.fingerprint import RULES
@@ -76,6 +76,15 @@ CHANGES: dict[str, tuple[Any, ...]] = {
     "window": (512,),
     "drain_timeout": (1.5,),
     "watchdog": (None, 3.5),
+    "server.host": ({"host": "localhost"},),
+    "server.port": ({"port": 8001},),
+    "server.api_key_env": ({"api_key_env": "KEY"},),
+    "server.model_id": ({"model_id": "tales"},),
+    "server.max_requests": ({"max_requests": 9},),
+    "server.max_choices": ({"max_choices": 9},),
+    "server.max_tokens": ({"max_tokens": 9},),
+    "server.max_body_bytes": ({"max_body_bytes": 9},),
+    "server.timeout": ({"timeout": 9.0},),
     "validation.enabled": ({"enabled": False},),
     "validation.min_words": ({"min_words": 1},),
     "validation.max_words": ({"max_words": 200},),
@@ -131,6 +140,7 @@ def test_what_may_change_is_no_more_than_this() -> None:
     assert {name for name, rule in RULES.items() if rule == "free"} == {
         *("num_stories", "output_path", "window", "drain_timeout", "watchdog", "max_rejection_rate"),
         *("sources.timeout", "validation.functions.concurrency", "backend.seconds_per_batch"),
+        *(f"server.{name}" for name in Server.model_fields),
     }
     assert {name for name, rule in RULES.items() if rule == "noted"} == {
         *("generation.batch_size", "backend.device", "backend.device_map", "validation.functions.timeout"),

@@ -1,0 +1,202 @@
+"""The ASGI application: OpenAI's protocol over an engine that is open. ``program`` runs it; so can any ASGI server."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Mapping
+from pathlib import PurePath
+from time import perf_counter
+from typing import TypeVar
+
+from pydantic import ValidationError
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+import asyncgen
+from asyncgen.config import Config
+from asyncgen.engine import Engine
+from asyncgen.errors import AsyncgenError
+from asyncgen.server.answering import Answering
+from asyncgen.server.answers import ChatStyle, ModelInfo, ModelList, Style, TextStyle
+from asyncgen.server.document import openapi
+from asyncgen.server.guard import Guard
+from asyncgen.server.meters import Meters
+from asyncgen.server.questions import ChatQuestion, TextQuestion
+from asyncgen.server.refusals import Refusal, refusal_for, refusal_of_fields
+from asyncgen.server.replies import EventStream, read_body, refused, while_there
+
+__all__ = ["create_app", "model_id"]
+
+_Question = TypeVar("_Question", ChatQuestion, TextQuestion)
+_JSON = "application/json"
+_GONE = 499
+"""What nobody reads: the client has hung up."""
+
+
+def create_app(engine: Engine, *, key: str | None = None) -> Starlette:
+    """An application that answers with ``engine``, which is open and stays so; the ``server`` section of its
+    configuration says the limits. ``key`` is what clients must send; without one, only requests to this machine's own
+    names are answered (see ``guard``).
+
+    While ``app.state.closing`` is true, new questions are refused and ``/health`` says so.
+    """
+    service = _Service(engine, keyed=key is not None)
+    routes = [
+        Route("/v1/chat/completions", service.chat, methods=["POST"]),
+        Route("/v1/completions", service.complete, methods=["POST"]),
+        Route("/v1/models", service.models),
+        Route("/v1/models/{model_id:path}", service.model),
+        Route("/health", service.health),
+        Route("/metrics", service.metrics),
+        Route("/openapi.json", service.document),
+    ]
+    paths: dict[object, str] = {route.endpoint: route.path for route in routes}
+    app = Starlette(
+        routes=routes,
+        middleware=[Middleware(_Watch, meters=service.meters, paths=paths), Middleware(Guard, key=key)],
+        exception_handlers={
+            **dict.fromkeys((Refusal, AsyncgenError, TimeoutError, Exception), _refuse),
+            HTTPException: _refuse_path,
+            ClientDisconnect: _answer_nobody,
+        },
+    )
+    app.state.closing = False
+    return app
+
+
+def model_id(config: Config) -> str:
+    """What clients call the model."""
+    name = config.model_name
+    return config.server.model_id or (PurePath(name).name if PurePath(name).is_absolute() else name)
+
+
+class _Service:
+    """The endpoints."""
+
+    def __init__(self, engine: Engine, *, keyed: bool) -> None:
+        self.meters = Meters(engine)
+        self._engine, self._config = engine, engine.config
+        self._model = model_id(engine.config)
+        self._created = int(time.time())
+        self._fingerprint = f"asyncgen-{asyncgen.__version__}"
+        self._document = json.dumps(openapi(engine.config, self._model, asyncgen.__version__, keyed=keyed))
+        limit = self._config.server.max_body_bytes
+        self._max_body = min(2**16 + 16 * engine.limits.context_length, 2**24) if limit is None else limit
+
+    async def chat(self, request: Request) -> Response:
+        """``POST /v1/chat/completions``."""
+        question = await self._question(request, ChatQuestion)
+        return await self._reply(request, question, ChatStyle)
+
+    async def complete(self, request: Request) -> Response:
+        """``POST /v1/completions``."""
+        question = await self._question(request, TextQuestion)
+        return await self._reply(request, question, TextStyle)
+
+    async def models(self, _: Request) -> Response:
+        """``GET /v1/models``."""
+        return Response(ModelList(data=[self._about()]).model_dump_json(), media_type=_JSON)
+
+    async def model(self, request: Request) -> Response:
+        """``GET /v1/models/{model_id}``."""
+        self._check_model(request.path_params["model_id"])
+        return Response(self._about().model_dump_json(), media_type=_JSON)
+
+    async def health(self, request: Request) -> Response:
+        """``GET /health``."""
+        self._check_open(request)
+        return Response('{"status": "ok"}', media_type=_JSON)
+
+    async def metrics(self, request: Request) -> Response:
+        """``GET /metrics``."""
+        content, media_type = self.meters.exposition(request.headers.get("accept", ""))
+        return Response(content, headers={"Content-Type": media_type})
+
+    async def document(self, _: Request) -> Response:
+        """``GET /openapi.json``."""
+        return Response(self._document, media_type=_JSON)
+
+    async def _question(self, request: Request, kind: type[_Question]) -> _Question:
+        self._check_open(request)
+        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if media_type != _JSON:
+            raise Refusal(415, "unsupported_media_type", f"found Content-Type {media_type[:100]!r}, expected {_JSON}")
+        body = await read_body(request, self._max_body)
+        try:
+            question = kind.model_validate_json(body)
+        except ValidationError as error:
+            raise refusal_of_fields(error, body) from None
+        self._check_model(question.model, "model")
+        return question
+
+    async def _reply(self, request: Request, question: ChatQuestion | TextQuestion, write: type[Style]) -> Response:
+        style = write(self._model, self._fingerprint, tells_usage=question.wants_usage)
+        answering = Answering(self._engine, self.meters, self._config, question, style)
+        if question.stream:
+            return EventStream(answering.events())
+        answer = await while_there(request.receive, answering.whole)
+        if answer is None:
+            return Response(status_code=_GONE)
+        return Response(answer.model_dump_json(), media_type=_JSON)
+
+    def _about(self) -> ModelInfo:
+        context = self._engine.limits.context_length
+        return ModelInfo(id=self._model, created=self._created, max_model_len=context)
+
+    def _check_model(self, name: str, param: str | None = None) -> None:
+        if name != self._model:
+            message = f"there is no model {name[:200]!r} here, only {self._model!r}"
+            raise Refusal(404, "model_not_found", message, param=param)
+
+    def _check_open(self, request: Request) -> None:
+        if request.app.state.closing:
+            raise Refusal(503, "unavailable", "the server is closing", headers={"Retry-After": "1"})
+        _ = self._engine.loop  # raises why, if it has ended
+
+
+class _Watch:
+    """Middleware: counts what goes out, and gives each reply a number that client and log can name it by."""
+
+    def __init__(self, app: ASGIApp, meters: Meters, paths: Mapping[object, str]) -> None:
+        self._app, self._meters, self._paths = app, meters, paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, status = perf_counter(), _GONE
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", secrets.token_hex(8).encode())]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        finally:
+            path = self._paths.get(scope.get("endpoint"), "other")  # no path of a client's becomes a label
+            self._meters.replied(path, status, perf_counter() - began)
+
+
+async def _refuse(_: Request, error: Exception) -> Response:
+    return refused(refusal_for(error))
+
+
+async def _refuse_path(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
+    return refused(Refusal(error.status_code, code, error.detail, headers=error.headers))
+
+
+async def _answer_nobody(_: Request, __: Exception) -> Response:
+    return Response(status_code=_GONE)

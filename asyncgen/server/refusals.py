@@ -1,0 +1,144 @@
+"""What a client is told instead of an answer: a status and the body that OpenAI's clients know how to read.
+
+====== ============================== ==================================================================
+status code                           why
+====== ============================== ==================================================================
+400    invalid_json                   the body is no JSON
+400    invalid_value, missing_value,  a field; ``param`` names it
+       unsupported_parameter
+400    context_length_exceeded        prompt and answer do not fit the model's context
+400    prompt_refused                 the model's chat template does not take the conversation
+401    invalid_api_key                no key, or another
+403    host_not_allowed               a name of this machine that is none (see ``guard``)
+404    model_not_found, not_found     another model, another path
+405    method_not_allowed             ``Allow`` names those that are
+408    request_timeout                the request did not come to its end
+413    request_too_large              more than ``server.max_body_bytes``
+415    unsupported_media_type         not ``application/json``
+429    too_many_requests              as many wait or run as may; ``Retry-After``
+500    completion_failed              this answer could not be made
+500    internal_error                 a fault of ours
+503    unavailable                    the server is closing, or its model failed
+504    timeout                        no answer within ``server.timeout`` seconds
+====== ============================== ==================================================================
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import from_json
+
+from asyncgen.errors import (
+    BackendFailed,
+    CompletionFailed,
+    EngineClosed,
+    EngineFull,
+    InputError,
+    PromptRefused,
+    PromptTooLong,
+)
+
+__all__ = ["BODY", "Refusal", "refusal_for", "refusal_of_fields"]
+
+BODY: dict[str, object] = {
+    "type": "object",
+    "required": ["error"],
+    "additionalProperties": False,
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "additionalProperties": False,
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": "string"},
+            },
+        }
+    },
+}
+"""The JSON Schema of a refusal's body."""
+
+_AGAIN = "1"
+"""Seconds after which it makes sense to try again."""
+
+
+class Refusal(Exception):
+    """Ends a request with ``status``; ``code`` is for programs, ``message`` for people, ``param`` is the field."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message, self.param = status, code, message, param
+        self.headers = dict(headers or {})
+
+    @property
+    def body(self) -> bytes:
+        """JSON, as ``BODY`` describes it."""
+        if self.status == 429:
+            kind = "rate_limit_error"
+        else:
+            kind = "invalid_request_error" if self.status < 500 else "server_error"
+        error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+        return json.dumps({"error": error}).encode()
+
+
+def refusal_for(error: Exception) -> Refusal:
+    """What a client is told of ``error``, which an engine raised. Says nothing of what only we should know."""
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, PromptTooLong):
+        return Refusal(400, "context_length_exceeded", error.message)
+    if isinstance(error, PromptRefused):
+        return Refusal(400, "prompt_refused", error.message)
+    if isinstance(error, EngineFull):
+        return Refusal(429, "too_many_requests", "too many requests wait or run", headers={"Retry-After": _AGAIN})
+    if isinstance(error, TimeoutError):
+        return Refusal(504, "timeout", str(error))
+    if isinstance(error, CompletionFailed):
+        if error.completion is not None and error.completion.finish_reason == "refused":
+            return Refusal(400, "prompt_refused", error.message)
+        return Refusal(500, "completion_failed", error.message)
+    if isinstance(error, EngineClosed):
+        return Refusal(503, "unavailable", "the server is closing", headers={"Retry-After": _AGAIN})
+    if isinstance(error, BackendFailed | InputError):
+        return Refusal(503, "unavailable", "the model failed", headers={"Retry-After": _AGAIN})
+    return Refusal(500, "internal_error", "internal error")
+
+
+def refusal_of_fields(error: ValidationError, body: bytes) -> Refusal:
+    """What a client is told of a ``body`` that is no question: the first field that is wrong."""
+    first = error.errors(include_url=False)[0]
+    kind, message = first["type"], first["msg"]
+    if kind == "json_invalid":
+        return Refusal(400, "invalid_json", message)
+    param = _path(first["loc"], from_json(body)) or None
+    bounds = first.get("ctx", {})
+    if kind in ("extra_forbidden", "none_required") or 0 in (bounds.get("max_length"), bounds.get("le")):
+        return Refusal(400, "unsupported_parameter", f"{param}: this server does not support it", param=param)
+    if kind == "missing":
+        return Refusal(400, "missing_value", f"{param}: is missing", param=param)
+    return Refusal(400, "invalid_value", f"{param or 'body'}: {message}", param=param)
+
+
+def _path(place: Sequence[int | str], value: Any) -> str:
+    """``messages[0].content``, without the kinds of a union that pydantic puts between."""
+    path = ""
+    for number, part in enumerate(place):
+        if isinstance(value, list) and isinstance(part, int):
+            path, value = f"{path}[{part}]", value[part]
+        elif isinstance(value, dict) and (part in value or number == len(place) - 1):
+            path, value = f"{path}.{part}", value.get(part)
+    return path.removeprefix(".")[:200]
