@@ -36,7 +36,7 @@ class Server(Section):
     max_requests: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
     """Stories that may wait or run at once; who asks for more is told to come back (429)."""
     max_choices: Annotated[int, Field(ge=1, le=65_536)] = 128
-    """Stories that one request may ask for (`n` times its prompts)."""
+    """Most that `n`, the answers to a prompt, may be, and most prompts of one request."""
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     """Most tokens that a story may be asked to have; null is what the model's context holds. A request that does not
     say gets `generation.max_new_tokens`, or fewer if fewer fit."""

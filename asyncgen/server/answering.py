@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from time import perf_counter
@@ -12,11 +12,12 @@ import anyio
 from anyio.streams.memory import MemoryObjectSendStream
 from pydantic import BaseModel
 
-from asyncgen.config import Config
+from asyncgen.config import Config, Server
 from asyncgen.engine import Asking, Engine
 from asyncgen.errors import PromptTooLong
 from asyncgen.records import Completion
 from asyncgen.server.answers import Style, usage_of
+from asyncgen.server.document import longest
 from asyncgen.server.meters import Meters
 from asyncgen.server.questions import ChatQuestion, Choice, TextQuestion, choices_of
 from asyncgen.server.refusals import Refusal
@@ -37,9 +38,10 @@ class Answering:
     ) -> None:
         self._engine, self._meters, self._style = engine, meters, style
         self._answers = question.answers
-        self._choices = list(_within(question, config.server.max_choices))
+        _check_number(question, config.server)
+        self._choices = list(choices_of(question))
         self._said_length = question.longest is not None
-        self._length = _length(question, config)
+        self._length = _length(question, config, engine.limits.context_length)
         self._asking: Asking = {
             **question.asking(),
             "logprobs": question.wants_logprobs,
@@ -132,18 +134,26 @@ class Answering:
         return [self._completions[choice.index] for choice in self._choices]
 
 
-def _within(question: ChatQuestion | TextQuestion, most: int) -> Iterator[Choice]:
-    wanted = len(question.prompts) * question.answers
-    if wanted > most:
-        raise Refusal(400, "invalid_value", f"n: {wanted} answers are wanted, at most {most} may be", param="n")
-    return choices_of(question)
+def _check_number(question: ChatQuestion | TextQuestion, server: Server) -> None:
+    prompts, most = len(question.prompts), server.max_choices
+    for param, found in (("n", question.answers), ("prompt", prompts)):
+        if found > most:
+            raise Refusal(400, "invalid_value", f"{param}: found {found}, at most {most} may be", param=param)
+    if prompts * question.answers > server.max_requests:
+        raise Refusal(
+            429,
+            "too_many_requests",
+            f"{prompts * question.answers} answers are wanted at once, and no more than {server.max_requests} may wait "
+            "or run; ask for them in several requests",
+        )
 
 
-def _length(question: ChatQuestion | TextQuestion, config: Config) -> int:
+def _length(question: ChatQuestion | TextQuestion, config: Config, context: int) -> int:
     """Tokens that an answer may have, at most."""
-    most, asked = config.server.max_tokens, question.longest
+    most, asked = longest(config, context), question.longest
     if asked is None:
-        return min(filter(None, (config.generation.max_new_tokens, most)))
-    if most is not None and asked > most:
-        raise Refusal(400, "invalid_value", f"max_tokens: found {asked}, at most {most} may be", param="max_tokens")
+        return min(config.generation.max_new_tokens, most)
+    if asked > most:
+        code = "context_length_exceeded" if config.server.max_tokens is None else "invalid_value"
+        raise Refusal(400, code, f"max_tokens: found {asked}, at most {most} may be", param="max_tokens")
     return asked

@@ -86,9 +86,10 @@ class _Service:
         self._model = model_id(engine.config)
         self._created = int(time.time())
         self._fingerprint = f"asyncgen-{asyncgen.__version__}"
-        self._document = json.dumps(openapi(engine.config, self._model, asyncgen.__version__, keyed=keyed))
-        limit = self._config.server.max_body_bytes
-        self._max_body = min(2**16 + 16 * engine.limits.context_length, 2**24) if limit is None else limit
+        context, limit = engine.limits.context_length, engine.config.server.max_body_bytes
+        document = openapi(engine.config, self._model, asyncgen.__version__, context_length=context, keyed=keyed)
+        self._document = json.dumps(document)
+        self._max_body = min(2**16 + 16 * context, 2**24) if limit is None else limit
 
     async def chat(self, request: Request) -> Response:
         """``POST /v1/chat/completions``."""

@@ -12,7 +12,7 @@ from asyncgen.server.answers import ChatAnswer, ModelInfo, ModelList, TextAnswer
 from asyncgen.server.questions import ChatQuestion, TextQuestion
 from asyncgen.server.refusals import BODY
 
-__all__ = ["openapi"]
+__all__ = ["longest", "openapi"]
 
 _REFUSALS = {
     400: "The question means nothing, or does not fit",
@@ -30,14 +30,20 @@ _REFUSALS = {
 }
 
 
-def openapi(config: Config, model_id: str, version: str, *, keyed: bool) -> dict[str, Any]:
+def longest(config: Config, context_length: int) -> int:
+    """Tokens that an answer may be asked to have: with the shortest of prompts they fit the context."""
+    fit = max(1, context_length - 1)
+    return fit if config.server.max_tokens is None else min(config.server.max_tokens, fit)
+
+
+def openapi(config: Config, model_id: str, version: str, *, context_length: int, keyed: bool) -> dict[str, Any]:
     """The document, as values for JSON; ``keyed`` if clients must send a key."""
     models: list[tuple[type[BaseModel], JsonSchemaMode]] = [(ChatQuestion, "validation"), (TextQuestion, "validation")]
     models += [(each, "serialization") for each in (ChatAnswer, TextAnswer, ModelInfo, ModelList)]
     _, schemas = models_json_schema(models, ref_template="#/components/schemas/{model}")
     components = schemas["$defs"] | {"Refusal": BODY}
     for question in (ChatQuestion, TextQuestion):
-        _set_limits(components[question.__name__]["properties"], config, model_id)
+        _set_limits(components[question.__name__]["properties"], config, model_id, longest(config, context_length))
     known = {"name": "model_id", "in": "path", "required": True, "schema": {"const": model_id}}
     paths = {
         "/v1/chat/completions": {"post": _question(ChatQuestion, ChatAnswer, "An answer to a conversation")},
@@ -68,20 +74,26 @@ _HEALTH = {
     "additionalProperties": False,
     "properties": {"status": {"enum": ["ok"]}},
 }
+_EVENT = {
+    "type": "object",
+    "required": ["data"],
+    "properties": {"data": {"type": "string", "description": "A chunk of the answer as JSON, a refusal, or [DONE]"}},
+}
+"""Of a stream: OpenAPI before 3.2 has the schema describe each event."""
 
 
-def _set_limits(properties: dict[str, Any], config: Config, model_id: str) -> None:
+def _set_limits(properties: dict[str, Any], config: Config, model_id: str, most_tokens: int) -> None:
     properties["model"] = {"const": model_id, "description": properties["model"]["description"]}
-    limits = {"n": config.server.max_choices, "max_tokens": config.server.max_tokens}
-    limits["max_completion_tokens"] = limits["max_tokens"]
-    for name, most in limits.items():
-        if most is not None and name in properties:
-            properties[name]["anyOf"][0]["maximum"] = most
+    limits = {"n": config.server.max_choices, "max_tokens": most_tokens, "max_completion_tokens": most_tokens}
+    for name in limits.keys() & properties.keys():
+        properties[name]["anyOf"][0]["maximum"] = limits[name]
+    for form in properties.get("prompt", {}).get("anyOf", ()):
+        if form.get("items", {}).get("type") in ("string", "array"):
+            form["maxItems"] = config.server.max_choices
 
 
 def _question(question: type[BaseModel], answer: type[BaseModel], summary: str) -> dict[str, Any]:
-    stream = {"schema": {"type": "string", "description": "Server-sent events: chunks of the answer, then [DONE]"}}
-    content = {"application/json": {"schema": _ref(answer)}, "text/event-stream": stream}
+    content = {"application/json": {"schema": _ref(answer)}, "text/event-stream": {"schema": _EVENT}}
     return {
         "summary": summary,
         "requestBody": {"required": True, "content": {"application/json": {"schema": _ref(question)}}},

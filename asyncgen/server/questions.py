@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from asyncgen import seeds
 from asyncgen.engine import Asking, Question
@@ -17,9 +17,23 @@ from asyncgen.records import Message
 
 __all__ = ["ChatQuestion", "Choice", "TextQuestion", "choices_of"]
 
+
+def _as_whole(value: object) -> object:
+    """To JSON, 7.0 is a whole number too."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _is_off(value: bool) -> bool:
+    if value:
+        raise ValueError("found true, expected false: this server does not support it")
+    return value
+
+
+_WHOLE = BeforeValidator(_as_whole)
+_Off = Annotated[bool, AfterValidator(_is_off), WithJsonSchema({"const": False})]
 _Text = Annotated[str, Field(min_length=1)]
 _Stops: TypeAlias = _Text | Annotated[list[_Text], Field(max_length=16)] | None
-_Tokens = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
+_Tokens = Annotated[list[Annotated[int, Field(ge=0, lt=2**31), _WHOLE]], Field(min_length=1)]
 _Zero: TypeAlias = Annotated[float, Field(ge=0, le=0)] | None
 _NoItems: TypeAlias = Annotated[list[Any], Field(max_length=0)] | None
 _NoKeys: TypeAlias = Annotated[dict[str, Any], Field(max_length=0)] | None
@@ -36,7 +50,7 @@ class StreamOptions(_Part):
 
     include_usage: bool | None = None
     """Whether a last piece without choices tells the tokens of all of them."""
-    include_obfuscation: Literal[False] | None = None
+    include_obfuscation: _Off | None = None
 
 
 class _Common(_Part):
@@ -48,17 +62,17 @@ class _Common(_Part):
     """Divides the logits; 0 always takes the likeliest token."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     """Keep the likeliest tokens that together reach this probability."""
-    top_k: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    top_k: Annotated[int, Field(ge=0, lt=2**31), _WHOLE] | None = None
     """Keep this many likeliest tokens; 0 keeps all. Not of OpenAI's; neither are the next two."""
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     """Drop tokens less likely than this share of the likeliest one's probability."""
     repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
     """Above 1 makes tokens that prompt or answer hold less likely."""
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1), _WHOLE] | None = None
     """Longest answer, in tokens."""
-    n: Annotated[int, Field(ge=1)] | None = None
+    n: Annotated[int, Field(ge=1), _WHOLE] | None = None
     """Answers to each prompt."""
-    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63), _WHOLE] | None = None
     """With the same seed the answer is the same, whoever else asks for what."""
     stop: _Stops = None
     """What ends the answer, and is no part of it."""
@@ -129,17 +143,17 @@ class ChatQuestion(_Common):
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     """The conversation, which the model's chat template renders."""
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1), _WHOLE] | None = None
     """The same as ``max_tokens``; the smaller one counts."""
     logprobs: bool | None = None
     """Whether to tell how likely the model found each token."""
-    top_logprobs: Annotated[int, Field(ge=0, le=0)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=0), _WHOLE] | None = None
     response_format: TextFormat | None = None
     tools: _NoItems = None
     tool_choice: Literal["none", "auto"] | None = None
     functions: _NoItems = None
     function_call: Literal["none", "auto"] | None = None
-    store: Literal[False] | None = None
+    store: _Off | None = None
 
     @property
     def longest(self) -> int | None:
@@ -164,9 +178,9 @@ class TextQuestion(_Common):
         _Text | Annotated[list[_Text], Field(min_length=1)] | _Tokens | Annotated[list[_Tokens], Field(min_length=1)]
     )
     """A text or token ids to go on from, or several."""
-    logprobs: Annotated[int, Field(ge=0, le=0)] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=0), _WHOLE] | None = None
     """0 tells how likely the model found each token."""
-    echo: Literal[False] | None = None
+    echo: _Off | None = None
     best_of: None = None
     suffix: None = None
 

@@ -120,12 +120,14 @@ def refusal_for(error: Exception) -> Refusal:
 
 def refusal_of_fields(error: ValidationError, body: bytes) -> Refusal:
     """What a client is told of a ``body`` that is no question: the first field that is wrong."""
-    first = error.errors(include_url=False)[0]
-    kind, message = first["type"], first["msg"]
-    if kind == "json_invalid":
-        return Refusal(400, "invalid_json", message)
-    param = _path(first["loc"], from_json(body)) or None
-    bounds = first.get("ctx", {})
+    errors = error.errors(include_url=False)
+    if errors[0]["type"] == "json_invalid":
+        return Refusal(400, "invalid_json", errors[0]["msg"])
+    of_first = [each for each in errors if each["loc"][:1] == errors[0]["loc"][:1]]
+    deepest = max(of_first, key=lambda each: len(each["loc"]))  # of the forms that it may have, the one that is meant
+    kind, message = deepest["type"], deepest["msg"]
+    param = _path(deepest["loc"], from_json(body)) or None
+    bounds = deepest.get("ctx", {})
     if kind in ("extra_forbidden", "none_required") or 0 in (bounds.get("max_length"), bounds.get("le")):
         return Refusal(400, "unsupported_parameter", f"{param}: this server does not support it", param=param)
     if kind == "missing":
