@@ -15,7 +15,7 @@ from asyncgen.logs import LEVELS
 from tests.programs import ECHO, asyncgen, records, without_torch
 from tools.write_docs import command_line, help_of
 
-COMMANDS = ("run", "check", "preview", "init", "schema", "verify", "repair")
+COMMANDS = ("run", "check", "preview", "serve", "init", "schema", "verify", "repair")
 CONSOLE = """
 import sys
 sys.path[:] = [place for place in sys.path if place]  # a script has its own folder there, not the current one

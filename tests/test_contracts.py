@@ -61,6 +61,7 @@ ALLOWED: dict[str, set[str]] = {
     "dashboard": {"metrics", "bottleneck"},
     "logs": {"dashboard", "errors", "paths"},
     "engine": {"backends", "config", "config_file", "errors", "packing", "records", "resources", "seeds", "tasks"},
+    "server": {"config", "engine", "errors", "records", "seeds", "tasks"},
     "pipeline": PLAIN | STAGES | {"config", "endings", "metrics", "packing", "ordering"},
     "room": {"backends", "config", "errors", "prompts", "records"},
     "session": PLAIN | STAGES | {"config", "endings", "engine", "metrics", "pipeline", "report", "room"},
