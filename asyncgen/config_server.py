@@ -33,7 +33,7 @@ class Server(Section):
     """Name of the environment variable that holds the key which clients must send; null wants none."""
     model_id: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     """What clients call the model; null is `model_name`, of a directory its last part."""
-    max_requests: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
+    max_stories: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
     """Stories that may wait or run at once; who asks for more is told to come back (429)."""
     max_choices: Annotated[int, Field(ge=1, le=65_536)] = 128
     """Most that `n`, the answers to a prompt, may be, and most prompts of one request."""

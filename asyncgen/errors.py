@@ -68,7 +68,11 @@ class AsyncgenError(Exception):
 
 
 class InputError(AsyncgenError):
-    """What the user gave cannot be used."""
+    """What the user gave cannot be used. ``key`` is that of the configuration which is at fault, where it is known."""
+
+    def __init__(self, message: str, *, hint: str | None = None, key: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.key = key
 
 
 class ConfigError(InputError):

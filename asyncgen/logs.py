@@ -18,7 +18,7 @@ __all__ = ["LEVELS", "configure"]
 
 LEVELS = ("debug", "info", "warning", "error")
 
-OTHERS = ("transformers", "huggingface_hub", "py.warnings")
+OTHERS = ("transformers", "huggingface_hub", "py.warnings", "uvicorn")
 """Loggers of others that are shown too, from warnings on."""
 
 

@@ -171,6 +171,8 @@ class Completion:
     token_texts: tuple[str, ...] = ()
     """What each of these tokens adds to the text, before the text was cut at a stop string and stripped; empty for a
     token that ends within a character, whose last token then has all of it."""
+    waited: float = 0.0
+    """Seconds from a request to an engine to the row's admission; 0 for a run's."""
 
 
 @dataclass(frozen=True, slots=True)

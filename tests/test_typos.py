@@ -103,7 +103,7 @@ def test_a_slip_in_a_section_of_an_override_names_the_override(name: str) -> Non
         ),
         (
             "timeout: 3",
-            ":1: timeout: unknown key here; did you mean 'sources[].timeout' or 'validation.functions[].timeout' or 'server",
+            ":1: timeout: unknown key here; did you mean 'sources[].timeout' or 'validation.functions[].timeout' or",
         ),
         (
             "backend:\n  kind: echo\n  device: cpu",

@@ -153,7 +153,8 @@ COMMAND_LINE = """\
 <!-- Written by `python -m tools.write_docs` from the program's own help; do not edit by hand. -->
 
 `asyncgen` and `python -m asyncgen` are the same program. `run`, `check` and `preview` take the same configuration and
-the same flags, so what is checked is what is run; `serve` takes it too. A flag outweighs `--set`, and both outweigh the file:
+the same flags, so what is checked is what is run; `serve` takes it too. A flag outweighs `--set`, and both outweigh the
+file:
 
 ```sh
 asyncgen init my.yaml

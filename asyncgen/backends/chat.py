@@ -140,11 +140,13 @@ class Chat:
         return TokenReader(self.stops_of(prompt), self._decoder())
 
     def texts_of(self, tokens: Sequence[int]) -> tuple[str, ...]:
-        """What each token adds to the text, nothing where it ends within a character; joined, all of it."""
+        """What each token adds to the text, nothing where it ends within a character. Joined, they are the text, unless
+        the tokenizer writes pieces otherwise than the whole.
+        """
         decoder = self._decoder()
         texts = [decoder.add((token,)) for token in tokens]
         known, whole = "".join(texts), self.decode(tokens)
-        if texts and whole.startswith(known):  # a tokenizer that writes pieces otherwise than the whole has no rest
+        if texts and whole.startswith(known):
             texts[-1] += whole[len(known) :]
         return tuple(texts)
 

@@ -65,9 +65,9 @@ Examples:
   asyncgen serve config.yaml --host 0.0.0.0 --set server.api_key_env=MY_KEY
 
 \b
-Exit codes: 0 stopped by a signal, all answers finished; 1 internal error or
-the model failed, 2 bad configuration or model, or the address is in use,
-130/143 stopped by a second signal.
+Exit codes: 0 stopped by a signal, 1 internal error or the model failed, 2 bad
+configuration or model, or the address is in use, 130/143 stopped at once by a
+second signal.
 """
 _INIT_EPILOG = """
 \b

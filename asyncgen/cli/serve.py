@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -11,44 +13,48 @@ from typing import Annotated
 import anyio
 import typer
 
-import asyncgen
 from asyncgen.backends.find import INSTALL
 from asyncgen.cli.leaving import run_loop
 from asyncgen.cli.options import LogFile, LogLevel, Settings, level_of, set_threads
 from asyncgen.cli.signals import Signals
 from asyncgen.config import Config
 from asyncgen.dashboard import tell
-from asyncgen.errors import ConfigError
+from asyncgen.errors import ConfigError, InputError, ModelError
 from asyncgen.logs import configure
 from asyncgen.tasks import tell_nobody
 
 __all__ = ["serve_command"]
 
-PACKAGES = ("starlette", "uvicorn", "prometheus_client")
+_PACKAGES = ("starlette", "uvicorn", "prometheus_client")
 
 
 def serve_command(
     settings: Settings,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show errors only.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show errors and the address only.")] = False,
     log_level: LogLevel = None,
     log_file: LogFile = None,
 ) -> None:
     """Answer other programs, in the protocol of OpenAI's API."""
     _check_packages()
     set_threads(settings.config)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each client takes a descriptor
     signals = Signals(settings.config.drain_timeout, "")
     with configure(level_of(log_level, quiet=quiet), log_file), _placed(settings):
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # it warns of each request that is none
         done = run_loop(partial(signals.watch, partial(_serve, settings.config, signals, quiet=quiet)))
     raise typer.Exit(0 if done else 128 + signals.received)
 
 
 async def _serve(config: Config, signals: Signals, stop: anyio.Event, *, quiet: bool) -> bool:
-    """Whether all answers that were begun were finished."""
-    from asyncgen.server import serve  # noqa: PLC0415  # the packages of an extra
+    """Whether it was not cut short by a second signal."""
+    from asyncgen.server import model_id, serve  # noqa: PLC0415  # the packages of an extra
 
-    notice = tell_nobody if quiet else tell
-    notice(f"asyncgen {asyncgen.__version__}")
-    await serve(config, stop=stop, notice=notice, begin=signals.begun)
+    def begin(address: str) -> None:
+        signals.begun()
+        tell(f"serving {model_id(config)} at {address}/v1")
+
+    await serve(config, stop=stop, notice=tell_nobody if quiet else tell, begin=begin)
     return True
 
 
@@ -57,14 +63,14 @@ def _placed(settings: Settings) -> Iterator[None]:
     """Puts in front of what is wrong with a setting where that was made."""
     try:
         yield
-    except ConfigError as error:
-        origin = settings.origins.of(error.message.partition(":")[0])
+    except InputError as error:
+        origin = settings.origins.of(error.key or ("model_name" if isinstance(error, ModelError) else ""))
         if not origin:
             raise
-        raise ConfigError(f"{origin}: {error.message}", hint=error.hint) from error
+        raise InputError(f"{origin}: {error.message}", hint=error.hint) from error
 
 
 def _check_packages() -> None:
-    for name in PACKAGES:
+    for name in _PACKAGES:
         if find_spec(name) is None:
             raise ConfigError(f"asyncgen serve needs the package {name}", hint=f"{INSTALL} '.[serve]'")

@@ -1,6 +1,6 @@
 """The model alone, shared by many tasks: ``Engine``."""
 
-from asyncgen.engine.asking import Asking, Question
+from asyncgen.engine.asking import Asking, Question, checked
 from asyncgen.engine.blocking import BlockingEngine, BlockingIterator, BlockingStream
 from asyncgen.engine.engine import Engine, EngineSnapshot
 from asyncgen.engine.mapping import Answers
@@ -17,5 +17,6 @@ __all__ = [
     "EngineSnapshot",
     "Question",
     "TextStream",
+    "checked",
     "engine_for",
 ]

@@ -13,7 +13,7 @@ from asyncgen import seeds
 from asyncgen.config import Generation
 from asyncgen.records import Message, Prompt, Sampling
 
-__all__ = ["Asked", "Asking", "Question", "WhenFull", "check_names", "check_when_full", "understood"]
+__all__ = ["Asked", "Asking", "Question", "WhenFull", "check_names", "check_when_full", "checked", "understood"]
 
 Question: TypeAlias = str | Sequence[int] | Sequence[Mapping[str, object]]
 """Messages (``[{"role": "user", "content": "Hello"}]``), rendered by the model's chat template; or a text or token ids,
@@ -112,6 +112,18 @@ def understood(
     return Asked(prompt, priority, _timeout(said.get("timeout")), check_when_full(said.get("when_full", when_full)))
 
 
+class _Checked(tuple[Any, ...]):
+    """Token ids or messages that ``checked`` has seen."""
+
+    __slots__ = ()
+
+
+def checked(question: Question) -> Question:
+    """The same, which need not be looked at again each time it is asked. Raises TypeError or ValueError."""
+    given = _given(question)
+    return given if isinstance(given, str) else _Checked(given)
+
+
 def check_names(asking: Asking) -> None:
     """Raises TypeError for a name that means nothing."""
     if unknown := [name for name in asking if name not in _KNOWN]:
@@ -129,6 +141,8 @@ def check_when_full(value: object) -> WhenFull:
 
 def _given(question: object) -> str | tuple[int, ...] | tuple[Message, ...]:
     """``question`` as a text, token ids or a conversation."""
+    if isinstance(question, _Checked):
+        return question
     if isinstance(question, str):
         if not question:
             raise ValueError("prompt: found an empty text, expected something to go on from")

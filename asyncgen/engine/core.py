@@ -20,7 +20,7 @@ from asyncgen.engine.request import Request
 from asyncgen.engine.waiting import too_late
 from asyncgen.errors import AsyncgenError, BackendFailed
 from asyncgen.packing import Bell
-from asyncgen.records import Completion, Prompt
+from asyncgen.records import Completion, Prepared, Prompt
 from asyncgen.tasks import single_cause
 
 __all__ = ["Core", "Counts"]
@@ -176,12 +176,15 @@ class Core:
 
     def _prepared(self, group: Sequence[Request]) -> list[tuple[Request, Prompt | Exception]]:
         done: list[tuple[Request, Prompt | Exception]] = []
+        known: dict[tuple[int, int, int], Prepared] = {}  # many answers may be wanted to one question
         for request in group:
             prompt = request.prompt
+            key = (id(prompt.asked), prompt.max_new_tokens, prompt.shared)
             try:
-                prepared = self.backend.prepare(prompt.asked, prompt.max_new_tokens, prompt.shared)
+                if key not in known:
+                    known[key] = self.backend.prepare(prompt.asked, prompt.max_new_tokens, prompt.shared)
             except Exception as error:  # noqa: BLE001  # whoever asked is told
                 done.append((request, error))
             else:
-                done.append((request, prompt.with_prepared(prepared)))
+                done.append((request, prompt.with_prepared(known[key])))
         return done

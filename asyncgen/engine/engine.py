@@ -215,12 +215,19 @@ class Engine:
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The event loop that it lives on. Raises EngineClosed if it is not open, BackendFailed if the model failed."""
+        """The event loop that it lives on. Raises what ``check`` does."""
+        self.check()
+        assert self._loop is not None, "it is open"
+        return self._loop
+
+    def check(self) -> None:
+        """Raises why nobody gets an answer: EngineClosed if it is not open, BackendFailed if the model failed. For any
+        thread.
+        """
         if self._core is not None:
             self._core.check()
         if self._loop is None or self._runner is None or self._runner.done():
             raise EngineClosed("the engine is not open", hint="use `with engine.blocking() as ...`, or start it")
-        return self._loop
 
     def as_backend(self) -> Generator:
         """The engine as a run's backend: the run's prompts are taken behind all requests, and beside other runs'.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from time import perf_counter
 
 import anyio
 
@@ -20,6 +22,7 @@ class Request:
         self.prompt = prompt
         self.urgency = (-priority, number)
         """The smallest goes first."""
+        self._asked_at = perf_counter()
         self.wanted = True
         """Whether somebody still waits."""
         self.finished = anyio.Event()
@@ -32,6 +35,8 @@ class Request:
     def finish(self, outcome: Completion | Exception) -> None:
         """Ends the waiting; what comes after the first outcome is ignored."""
         if self._outcome is None:
+            if isinstance(outcome, Completion):
+                outcome = replace(outcome, waited=max(0.0, perf_counter() - self._asked_at - outcome.seconds))
             self._outcome = outcome
             self.finished.set()
             self._news.set()

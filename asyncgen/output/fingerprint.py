@@ -100,7 +100,7 @@ RULES: dict[str, Rule] = {
     "server.port": "free",
     "server.api_key_env": "free",
     "server.model_id": "free",
-    "server.max_requests": "free",
+    "server.max_stories": "free",
     "server.max_choices": "free",
     "server.max_tokens": "free",
     "server.max_body_bytes": "free",

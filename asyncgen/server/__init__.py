@@ -2,7 +2,7 @@
 packages of the extra ``serve``.
 """
 
-from asyncgen.server.app import create_app
+from asyncgen.server.app import create_app, model_id
 from asyncgen.server.program import serve
 
-__all__ = ["create_app", "serve"]
+__all__ = ["create_app", "model_id", "serve"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 import time
 from collections.abc import Mapping
@@ -27,15 +28,20 @@ from asyncgen.server.answering import Answering
 from asyncgen.server.answers import ChatStyle, ModelInfo, ModelList, Style, TextStyle
 from asyncgen.server.document import openapi
 from asyncgen.server.guard import Guard
+from asyncgen.server.limits import Limits
 from asyncgen.server.meters import Meters
 from asyncgen.server.questions import ChatQuestion, TextQuestion
 from asyncgen.server.refusals import Refusal, refusal_for, refusal_of_fields
 from asyncgen.server.replies import EventStream, read_body, refused, while_there
+from asyncgen.tasks import in_thread
 
 __all__ = ["create_app", "model_id"]
 
+_log = logging.getLogger(__name__)
 _Question = TypeVar("_Question", ChatQuestion, TextQuestion)
 _JSON = "application/json"
+_LARGE = 2**16
+"""Bytes that are read in a thread, for they take more than a millisecond."""
 _GONE = 499
 """What nobody reads: the client has hung up."""
 
@@ -62,11 +68,12 @@ def create_app(engine: Engine, *, key: str | None = None) -> Starlette:
         routes=routes,
         middleware=[Middleware(_Watch, meters=service.meters, paths=paths), Middleware(Guard, key=key)],
         exception_handlers={
-            **dict.fromkeys((Refusal, AsyncgenError, TimeoutError, Exception), _refuse),
+            **dict.fromkeys((Refusal, AsyncgenError, TimeoutError), _refuse),
             HTTPException: _refuse_path,
             ClientDisconnect: _answer_nobody,
         },
     )
+    app.router.redirect_slashes = False  # it would send clients to whatever name they said
     app.state.closing = False
     return app
 
@@ -82,14 +89,12 @@ class _Service:
 
     def __init__(self, engine: Engine, *, keyed: bool) -> None:
         self.meters = Meters(engine)
-        self._engine, self._config = engine, engine.config
+        self._engine = engine
         self._model = model_id(engine.config)
         self._created = int(time.time())
         self._fingerprint = f"asyncgen-{asyncgen.__version__}"
-        context, limit = engine.limits.context_length, engine.config.server.max_body_bytes
-        document = openapi(engine.config, self._model, asyncgen.__version__, context_length=context, keyed=keyed)
-        self._document = json.dumps(document)
-        self._max_body = min(2**16 + 16 * context, 2**24) if limit is None else limit
+        self._limits = Limits.of(engine.config, engine.limits.context_length)
+        self._document = json.dumps(openapi(self._limits, self._model, asyncgen.__version__, keyed=keyed))
 
     async def chat(self, request: Request) -> Response:
         """``POST /v1/chat/completions``."""
@@ -129,17 +134,14 @@ class _Service:
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type != _JSON:
             raise Refusal(415, "unsupported_media_type", f"found Content-Type {media_type[:100]!r}, expected {_JSON}")
-        body = await read_body(request, self._max_body)
-        try:
-            question = kind.model_validate_json(body)
-        except ValidationError as error:
-            raise refusal_of_fields(error, body) from None
+        body = await read_body(request, self._limits.body)
+        question = _read(kind, body) if len(body) < _LARGE else await in_thread(_read, kind, body)
         self._check_model(question.model, "model")
         return question
 
     async def _reply(self, request: Request, question: ChatQuestion | TextQuestion, write: type[Style]) -> Response:
         style = write(self._model, self._fingerprint, tells_usage=question.wants_usage)
-        answering = Answering(self._engine, self.meters, self._config, question, style)
+        answering = Answering(self._engine, self.meters, self._limits, question, style)
         if question.stream:
             return EventStream(answering.events())
         answer = await while_there(request.receive, answering.whole)
@@ -148,8 +150,7 @@ class _Service:
         return Response(answer.model_dump_json(), media_type=_JSON)
 
     def _about(self) -> ModelInfo:
-        context = self._engine.limits.context_length
-        return ModelInfo(id=self._model, created=self._created, max_model_len=context)
+        return ModelInfo(id=self._model, created=self._created, max_model_len=self._limits.context_length)
 
     def _check_model(self, name: str, param: str | None = None) -> None:
         if name != self._model:
@@ -159,11 +160,20 @@ class _Service:
     def _check_open(self, request: Request) -> None:
         if request.app.state.closing:
             raise Refusal(503, "unavailable", "the server is closing", headers={"Retry-After": "1"})
-        _ = self._engine.loop  # raises why, if it has ended
+        self._engine.check()
+
+
+def _read(kind: type[_Question], body: bytes) -> _Question:
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        raise refusal_of_fields(error, body) from None
 
 
 class _Watch:
-    """Middleware: counts what goes out, and gives each reply a number that client and log can name it by."""
+    """Middleware: counts what goes out, gives each reply a number (``x-request-id``), and answers for what went wrong
+    inside, which is logged with that number.
+    """
 
     def __init__(self, app: ASGIApp, meters: Meters, paths: Mapping[object, str]) -> None:
         self._app, self._meters, self._paths = app, meters, paths
@@ -173,20 +183,24 @@ class _Watch:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, status = perf_counter(), _GONE
+        began, status, number = perf_counter(), 0, secrets.token_hex(8)
 
         async def watched(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", secrets.token_hex(8).encode())]
+                message["headers"] = [*message["headers"], (b"x-request-id", number.encode())]
             await send(message)
 
         try:
             await self._app(scope, receive, watched)
+        except Exception as error:  # noqa: BLE001  # the last one who can
+            _log.exception("%s %s failed (%s)", scope["method"], scope["path"], number)
+            if not status:
+                await refused(refusal_for(error))(scope, receive, watched)
         finally:
             path = self._paths.get(scope.get("endpoint"), "other")  # no path of a client's becomes a label
-            self._meters.replied(path, status, perf_counter() - began)
+            self._meters.replied(path, status or _GONE, perf_counter() - began)
 
 
 async def _refuse(_: Request, error: Exception) -> Response:

@@ -7,12 +7,12 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
-from asyncgen.config import Config
 from asyncgen.server.answers import ChatAnswer, ModelInfo, ModelList, TextAnswer
+from asyncgen.server.limits import Limits
 from asyncgen.server.questions import ChatQuestion, TextQuestion
 from asyncgen.server.refusals import BODY
 
-__all__ = ["longest", "openapi"]
+__all__ = ["openapi"]
 
 _REFUSALS = {
     400: "The question means nothing, or does not fit",
@@ -30,20 +30,14 @@ _REFUSALS = {
 }
 
 
-def longest(config: Config, context_length: int) -> int:
-    """Tokens that an answer may be asked to have: with the shortest of prompts they fit the context."""
-    fit = max(1, context_length - 1)
-    return fit if config.server.max_tokens is None else min(config.server.max_tokens, fit)
-
-
-def openapi(config: Config, model_id: str, version: str, *, context_length: int, keyed: bool) -> dict[str, Any]:
+def openapi(limits: Limits, model_id: str, version: str, *, keyed: bool) -> dict[str, Any]:
     """The document, as values for JSON; ``keyed`` if clients must send a key."""
     models: list[tuple[type[BaseModel], JsonSchemaMode]] = [(ChatQuestion, "validation"), (TextQuestion, "validation")]
     models += [(each, "serialization") for each in (ChatAnswer, TextAnswer, ModelInfo, ModelList)]
     _, schemas = models_json_schema(models, ref_template="#/components/schemas/{model}")
     components = schemas["$defs"] | {"Refusal": BODY}
     for question in (ChatQuestion, TextQuestion):
-        _set_limits(components[question.__name__]["properties"], config, model_id, longest(config, context_length))
+        _set_limits(components[question.__name__]["properties"], limits, model_id)
     known = {"name": "model_id", "in": "path", "required": True, "schema": {"const": model_id}}
     paths = {
         "/v1/chat/completions": {"post": _question(ChatQuestion, ChatAnswer, "An answer to a conversation")},
@@ -82,14 +76,14 @@ _EVENT = {
 """Of a stream: OpenAPI before 3.2 has the schema describe each event."""
 
 
-def _set_limits(properties: dict[str, Any], config: Config, model_id: str, most_tokens: int) -> None:
+def _set_limits(properties: dict[str, Any], limits: Limits, model_id: str) -> None:
     properties["model"] = {"const": model_id, "description": properties["model"]["description"]}
-    limits = {"n": config.server.max_choices, "max_tokens": most_tokens, "max_completion_tokens": most_tokens}
-    for name in limits.keys() & properties.keys():
-        properties[name]["anyOf"][0]["maximum"] = limits[name]
+    most = {"n": limits.choices, "max_tokens": limits.new_tokens, "max_completion_tokens": limits.new_tokens}
+    for name in most.keys() & properties.keys():
+        properties[name]["anyOf"][0]["maximum"] = most[name]
     for form in properties.get("prompt", {}).get("anyOf", ()):
         if form.get("items", {}).get("type") in ("string", "array"):
-            form["maxItems"] = config.server.max_choices
+            form["maxItems"] = limits.choices
 
 
 def _question(question: type[BaseModel], answer: type[BaseModel], summary: str) -> dict[str, Any]:

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.exposition import choose_encoder
+from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 from asyncgen.engine import Engine
@@ -61,12 +68,12 @@ class Meters:
         """A stream has its first piece ``seconds`` after the question."""
         self._first.observe(seconds)
 
-    def answered(self, completion: Completion, seconds: float) -> None:
-        """A story is there, ``seconds`` after the question."""
+    def answered(self, completion: Completion) -> None:
+        """A story was answered whole."""
         self._stories.labels(completion.finish_reason).inc()
         self._prompt_tokens.inc(prompt_tokens(completion))
         self._tokens.inc(completion.tokens)
-        self._queue.observe(max(0.0, seconds - completion.seconds))
+        self._queue.observe(completion.waited)
         self._generation.observe(completion.seconds)
         if completion.tokens:
             self._token_seconds.observe(completion.seconds / completion.tokens)
@@ -77,9 +84,11 @@ class Meters:
         self._http_seconds.labels(path).observe(seconds)
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
-        """All of it, in the format that ``accept`` (a header) prefers, and that format's media type."""
-        encode, media_type = choose_encoder(accept)
-        return encode(self._registry), media_type
+        """All of it, and its media type: OpenMetrics for who wants that (Prometheus does), else Prometheus's text."""
+        if "application/openmetrics-text" in accept:
+            content: bytes = openmetrics.generate_latest(self._registry)  # type: ignore[no-untyped-call]
+            return content, openmetrics.CONTENT_TYPE_LATEST
+        return generate_latest(self._registry), CONTENT_TYPE_LATEST
 
 
 class _EngineCollector(Collector):
@@ -93,8 +102,8 @@ class _EngineCollector(Collector):
         seen = self._engine.snapshot()
         rows = self._engine.limits.rows
         gauges: dict[str, tuple[str, float]] = {
-            "asyncgen_requests": ("Stories that wait or run", seen.requests),
-            "asyncgen_requests_limit": ("Stories that may wait or run", seen.max_requests),
+            "asyncgen_stories_open": ("Stories that wait or run", seen.requests),
+            "asyncgen_stories_open_limit": ("Stories that may wait or run", seen.max_requests),
             "asyncgen_queue_depth": ("Stories that wait for the model", seen.waiting),
             "asyncgen_slots": ("Rows that the model can generate at once", rows),
             "asyncgen_slots_used": ("Rows that are being generated", seen.rows_running),

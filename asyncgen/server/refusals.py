@@ -30,7 +30,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_core import from_json
+from pydantic_core import ErrorDetails, from_json
 
 from asyncgen.errors import (
     BackendFailed,
@@ -120,19 +120,23 @@ def refusal_for(error: Exception) -> Refusal:
 
 def refusal_of_fields(error: ValidationError, body: bytes) -> Refusal:
     """What a client is told of a ``body`` that is no question: the first field that is wrong."""
-    errors = error.errors(include_url=False)
+    errors = error.errors(include_url=False, include_context=False)
     if errors[0]["type"] == "json_invalid":
         return Refusal(400, "invalid_json", errors[0]["msg"])
-    of_first = [each for each in errors if each["loc"][:1] == errors[0]["loc"][:1]]
-    deepest = max(of_first, key=lambda each: len(each["loc"]))  # of the forms that it may have, the one that is meant
-    kind, message = deepest["type"], deepest["msg"]
-    param = _path(deepest["loc"], from_json(body)) or None
-    bounds = deepest.get("ctx", {})
-    if kind in ("extra_forbidden", "none_required") or 0 in (bounds.get("max_length"), bounds.get("le")):
+    meant = max((each for each in errors if each["loc"][:1] == errors[0]["loc"][:1]), key=_closeness)
+    kind, message = meant["type"], meant["msg"]
+    param = _path(meant["loc"], from_json(body)) or None
+    if kind in ("extra_forbidden", "unsupported"):
         return Refusal(400, "unsupported_parameter", f"{param}: this server does not support it", param=param)
     if kind == "missing":
         return Refusal(400, "missing_value", f"{param}: is missing", param=param)
     return Refusal(400, "invalid_value", f"{param or 'body'}: {message}", param=param)
+
+
+def _closeness(error: ErrorDetails) -> tuple[bool, int, int]:
+    """Of the forms that a field may have, each of which has its error: how near to the one that was meant."""
+    place = error["loc"]
+    return not error["type"].endswith("_type"), len(place), next((n for n in place[::-1] if isinstance(n, int)), -1)
 
 
 def _path(place: Sequence[int | str], value: Any) -> str:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any, TypeVar
 
 import anyio
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from asyncgen.server.refusals import Refusal, refusal_for
 from asyncgen.tasks import single_cause
 
-__all__ = ["EventStream", "Events", "disconnected", "read_body", "refused", "while_there"]
+__all__ = ["EventStream", "Events", "read_body", "refused", "while_there"]
 
 BODY_SECONDS = 60.0
 """Time that a client may take to send its question."""
@@ -74,7 +74,15 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  # as ASGI has it
         """Sends all events, for as long as the client is there."""
-        await while_there(receive, lambda: self._send_all(send))
+
+        async def out(message: Message) -> None:
+            try:
+                await send(message)
+            except OSError as error:  # as some servers say that the client is gone; an engine's TimeoutError is one too
+                raise ClientDisconnect from error
+
+        with suppress(ClientDisconnect):
+            await while_there(receive, lambda: self._send_all(out))
 
     async def _send_all(self, send: Send) -> None:
         begun = False
@@ -86,6 +94,8 @@ class EventStream(Response):
                         await send(start)
                         begun = True
                     await send(_body(_event(event)))
+        except ClientDisconnect:
+            raise
         except Exception as error:
             if not begun:
                 raise
@@ -97,14 +107,9 @@ class EventStream(Response):
         await send(_body(b"data: [DONE]\n\n", more=False))
 
 
-async def disconnected(receive: Receive) -> None:
-    """Returns when the client has hung up."""
+async def _leave_with_client(receive: Receive, scope: anyio.CancelScope) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-async def _leave_with_client(receive: Receive, scope: anyio.CancelScope) -> None:
-    await disconnected(receive)
     scope.cancel()
 
 

@@ -80,7 +80,7 @@ CHANGES: dict[str, tuple[Any, ...]] = {
     "server.port": ({"port": 8001},),
     "server.api_key_env": ({"api_key_env": "KEY"},),
     "server.model_id": ({"model_id": "tales"},),
-    "server.max_requests": ({"max_requests": 9},),
+    "server.max_stories": ({"max_stories": 9},),
     "server.max_choices": ({"max_choices": 9},),
     "server.max_tokens": ({"max_tokens": 9},),
     "server.max_body_bytes": ({"max_body_bytes": 9},),

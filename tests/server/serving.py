@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,10 +19,23 @@ from typing import Any
 import httpx2 as httpx
 from openai import OpenAI
 
-from tests.programs import ECHO, environment, start
+from tests.programs import ECHO, environment
 
 HELLO = [{"role": "user", "content": "Write a short bedtime story with the words moon, boat and soup."}]
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+SMALL_BUFFERS = """
+import socket
+from contextlib import contextmanager
+from asyncgen.server import program
+listening = program._listening
+@contextmanager
+def small(server):
+    with listening(server) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        yield listener
+program._listening = small
+"""
+"""What the kernel takes of an answer that nobody reads is a few thousand bytes, and not millions."""
 ECHO_SERVER = ("--port", "0", *ECHO)
 MODEL_SERVER = ("--port", "0", "--batch-size", "8")
 
@@ -53,7 +67,7 @@ class Served:
 
     def idle(self) -> dict[str, float]:
         """The same, as soon as nothing is generated."""
-        return self.wait(lambda seen: not seen["asyncgen_requests"] and not seen["asyncgen_slots_used"])
+        return self.wait(lambda seen: not seen["asyncgen_stories_open"] and not seen["asyncgen_slots_used"])
 
     def wait(self, until: Callable[[dict[str, float]], bool]) -> dict[str, float]:
         """The same, as soon as it is so."""
@@ -70,9 +84,22 @@ class Served:
 
 
 @contextmanager
-def serving(folder: Path, *arguments: str | Path, env: dict[str, str] | None = None) -> Iterator[Served]:
-    """A server with these arguments, from the moment when it answers; killed at the end if it still runs."""
-    program = start("serve", *arguments, cwd=folder, env=env or environment())
+def serving(
+    folder: Path, *arguments: str | Path, env: dict[str, str] | None = None, before: str = ""
+) -> Iterator[Served]:
+    """A server with these arguments, from the moment when it answers; killed at the end if it still runs. ``before`` is
+    done in its process first.
+    """
+    begin = f"import sys; sys.argv[0] = 'asyncgen'; {before}\nfrom asyncgen.__main__ import main; main()"
+    command = [sys.executable, "-c", begin] if before else [sys.executable, "-m", "asyncgen"]
+    program = subprocess.Popen(
+        [*command, "serve", *map(str, arguments)],
+        cwd=folder,
+        env=env or environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     said: list[str] = []
     address, listener = None, None
     try:

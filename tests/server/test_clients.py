@@ -130,7 +130,7 @@ def test_lengths(model: Served, echo: Served) -> None:
     with pytest.raises(openai.BadRequestError) as error:
         chat(model, max_tokens=5000)
     assert (error.value.code, error.value.type) == ("context_length_exceeded", "invalid_request_error")
-    assert "found 5000, at most" in error.value.message
+    assert "found 5000, but the context holds 2048 tokens" in error.value.message
     with pytest.raises(openai.BadRequestError, match=r"prompt tokens [+] 2040 new tokens > context of 2048"):
         chat(model, max_tokens=2040)
     with pytest.raises(openai.BadRequestError, match="prompt too long"):

@@ -13,7 +13,7 @@ from tests.server.serving import ECHO_SERVER, serving
 
 LIMITS = (
     *("--set", "generation.max_new_tokens=60", "--set", "server.max_tokens=200", "--set", "server.max_choices=8"),
-    *("--set", "server.max_requests=64"),
+    *("--set", "server.max_stories=64"),
 )
 
 

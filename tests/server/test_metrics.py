@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from tests.server.serving import CHAT, ECHO_SERVER, HELLO, Served, serving
 
 UNITS = ("seconds", "bytes", "total", "ratio", "info")
-PLAIN = {"requests", "limit", "depth", "slots", "used", "created", "fds"}
+PLAIN = {"open", "limit", "depth", "slots", "used", "created", "fds"}
 """Last words of gauges that count things: those have no unit."""
 
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import openai
 import pytest
 
 from tests.programs import ECHO, ROOT, asyncgen, environment, without_torch
-from tests.server.serving import CHAT, ECHO_SERVER, HELLO, MODEL_SERVER, Served, events, serving
+from tests.server.serving import CHAT, ECHO_SERVER, HELLO, MODEL_SERVER, SMALL_BUFFERS, Served, events, serving
 
 QUESTION: dict[str, Any] = {"model": "bedtime-tiny", "messages": HELLO, "seed": 1}
 SLOW = ("--set", "backend.seconds_per_batch=1.5")
@@ -43,7 +43,7 @@ def test_a_signal_lets_what_is_begun_finish(tmp_path: Path, number: signal.Signa
 
         whole = threads.submit(client.post, CHAT, json=QUESTION)
         pieces = threads.submit(streamed)
-        served.wait(lambda seen: seen["asyncgen_slots_used"] > 0 and seen["asyncgen_requests"] >= 2)
+        served.wait(lambda seen: seen["asyncgen_slots_used"] > 0 and seen["asyncgen_stories_open"] >= 2)
         served.program.send_signal(number)
         while not refused(served):
             time.sleep(0.02)
@@ -98,7 +98,6 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
 
 
 FAILING = """
-import sys
 from asyncgen.backends.echo import Echo
 complete, calls = Echo._complete, []
 def fails(self, prompt):
@@ -107,23 +106,37 @@ def fails(self, prompt):
         raise RuntimeError("the card fell out")
     return complete(self, prompt)
 Echo._complete = fails
-from asyncgen.__main__ import main
-main()
 """
 
 
 def test_when_the_model_fails_the_server_ends_and_says_why(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", FAILING, "serve", *ECHO_SERVER]
-    with subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True) as program:
-        assert program.stderr is not None
-        url = next(line for line in program.stderr if "serving" in line).split()[-1]
-        with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
-            assert client.post("/chat/completions", json=QUESTION).status_code == 200
-            failed = client.post("/chat/completions", json=QUESTION)
+    with serving(tmp_path, *ECHO_SERVER, before=FAILING) as served, served.http() as client:
+        assert client.post(CHAT, json=QUESTION).status_code == 200
+        failed = client.post(CHAT, json=QUESTION)
         assert (failed.status_code, failed.json()["error"]["code"]) == (503, "unavailable")
         assert "card" not in failed.text, "what went wrong inside is not for clients"
-        assert program.wait(60) == 1
-        assert "asyncgen: error: the card fell out" in program.stderr.read()
+        assert served.program.wait(60) == 1
+    assert "asyncgen: error: the card fell out" in served.said
+
+
+FAILING_LATE = """
+from asyncgen.backends.echo import Echo
+async def fails(self, streamed, progress):
+    import anyio
+    await anyio.sleep(1.5)
+    raise RuntimeError("the card fell out")
+Echo._pass_time = fails
+"""
+
+
+def test_also_when_it_fails_while_the_server_is_closing(tmp_path: Path) -> None:
+    server = serving(tmp_path, *ECHO_SERVER, before=FAILING_LATE)
+    with server as served, ThreadPoolExecutor(1) as threads, served.http() as client:
+        waiting = threads.submit(client.post, CHAT, json=QUESTION)
+        served.wait(lambda seen: seen["asyncgen_slots_used"] > 0)
+        assert served.end() == 1
+        assert waiting.result().status_code == 503
+    assert "asyncgen: error: the card fell out" in served.said
 
 
 def test_bad_settings_are_told_before_a_model_is_loaded(tmp_path: Path) -> None:
@@ -171,52 +184,41 @@ main()
 
 
 def test_connections_on_which_nothing_happens_are_given_up(tmp_path: Path) -> None:
-    """Half a head, a head that is fed byte by byte, and an answer that nobody reads."""
-    program = f"""
-import sys
-sys.path.insert(0, {str(ROOT)!r})
-from asyncgen.server import program
-program.STALLED_SECONDS = 0.5
-sys.argv = ["asyncgen", "serve", *{ECHO_SERVER!r}, "--set", "generation.max_new_tokens=200"]
-from asyncgen.__main__ import main
-main()
-"""
-    with subprocess.Popen(
-        [sys.executable, "-c", program], cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True
-    ) as server:
-        assert server.stderr is not None
-        url = next(line for line in server.stderr if "serving" in line).split()[-1]
-        address = url.removeprefix("http://").removesuffix("/v1").split(":")
-        where = (address[0], int(address[1]))
-        silent, dripping, deaf = (
-            socket.create_connection(where, 30),
-            socket.create_connection(where, 30),
-            socket.socket(),
-        )
-        with silent, dripping, deaf:
-            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            deaf.connect(where)
-            body = json.dumps(QUESTION | {"stream": True, "n": 100}).encode()
-            head = f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
-            deaf.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
-            silent.sendall(b"GET /health HTT")
-            assert silent.recv(100) == b""
-            for byte in b"GET /health HTTP/1.1\r\nx-long: " + b"x" * 1000:
-                try:
-                    dripping.sendall(bytes([byte]))
-                except OSError:
-                    break
+    """Half a head, a head that is fed byte by byte, an answer that is not read, also if more is asked meanwhile, and
+    the end of one that is not.
+    """
+    before = f"{SMALL_BUFFERS}\nprogram.STALLED_SECONDS = 0.5"
+    body = json.dumps(QUESTION | {"stream": True, "n": 100}).encode()
+    rest = json.dumps(QUESTION | {"n": 16}).encode()
+
+    def asking(content: bytes) -> bytes:
+        head = f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        return f"{head}content-length: {len(content)}\r\n\r\n".encode() + content
+
+    with serving(tmp_path, *ECHO_SERVER, before=before) as served, ExitStack() as stack:
+        before_them = served.metrics()
+        host, port = served.url.removeprefix("http://").split(":")
+
+        def connected() -> socket.socket:
+            connection = stack.enter_context(socket.socket())
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.settimeout(60)
+            connection.connect((host, int(port)))
+            return connection
+
+        silent, dripping, deaf, prodding, dozing = (connected() for _ in range(5))
+        deaf.sendall(asking(body))
+        prodding.sendall(asking(body))
+        dozing.sendall(asking(rest).replace(b"localhost", b"localhost\r\nconnection: close"))
+        silent.sendall(b"GET /health HTT")
+        assert silent.recv(100) == b""
+        with pytest.raises(OSError):  # noqa: PT011  # reset, or a broken pipe
+            for byte in b"GET /health HTTP/1.1\r\nx-long: " + b"x" * 3000:
+                dripping.sendall(bytes([byte]))
                 time.sleep(0.02)
-            else:
-                raise AssertionError("a head that does not end is waited for")
-            with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
-                for _ in range(600):
-                    seen = client.get(f"{url.removesuffix('/v1')}/metrics").text
-                    if f'asyncgen_http_requests_total{{path="{CHAT}",status="200"}} 1.0' in seen:
-                        break
-                    time.sleep(0.05)
-                else:
-                    raise AssertionError(seen)
-        server.send_signal(signal.SIGTERM)
-        assert server.wait(60) == 0
-        assert "Traceback" not in server.stderr.read()
+        with suppress(OSError):
+            prodding.sendall(b"GET /health HTTP/1.1\r\n")
+        served.wait(lambda seen: seen["process_open_fds"] <= before_them["process_open_fds"])
+        assert served.metrics()[f'asyncgen_http_requests_total{{path="{CHAT}",status="200"}}'] == 3
+        assert served.end() == 0
+    assert not [line for line in served.said if "Traceback" in line]
