@@ -32,6 +32,7 @@ _BACKLOG = 2048
 _AT_A_TIME = 64
 """Connections that are taken in one turn of the loop."""
 _MOST_EARLY = 2**16
+"""Bytes that a client may send before the request in front of them is answered."""
 
 
 async def serve(
@@ -141,8 +142,6 @@ class _Protocol(H11Protocol):
     _reading: asyncio.TimerHandle | None = None
     """Runs while the client has something to read that is not on its way yet."""
     _unread = 0
-    _early = 0
-    """Bytes that came before the request in front of them was answered."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See ``asyncio.Protocol``."""
@@ -173,7 +172,7 @@ class _Protocol(H11Protocol):
             if self._head is not None:
                 self._head.cancel()  # the head is there, and its body has a time of its own
                 self._head = None
-            self._keep_listening(len(data))
+            self._keep_listening()
         elif self._head is None:
             self._head = self.loop.call_later(STALLED_SECONDS, self.transport.abort)
 
@@ -195,14 +194,12 @@ class _Protocol(H11Protocol):
         """Whether a request is being answered."""
         return self.cycle is not None and not self.cycle.response_complete
 
-    def _keep_listening(self, size: int) -> None:
+    def _keep_listening(self) -> None:
         """What comes behind a request waits, for which uvicorn stops reading; then it would not hear of a hang-up."""
-        if self.conn.their_state is h11.DONE:
-            self._early += size
-            if self._early > _MOST_EARLY:
-                self.transport.abort()
-            else:
-                self.flow.resume_reading()
+        if len(self.conn.trailing_data[0]) > _MOST_EARLY:
+            self.transport.abort()
+        elif self.conn.their_state is h11.DONE:
+            self.flow.resume_reading()
 
     def pause_writing(self) -> None:
         """See ``asyncio.Protocol``."""
@@ -211,7 +208,6 @@ class _Protocol(H11Protocol):
 
     def on_response_complete(self) -> None:
         """See uvicorn."""
-        self._early = 0
         super().on_response_complete()
         self._see_that_it_is_read()
 
