@@ -36,6 +36,7 @@ _STATES = (
     "finishing",
     "drain_seconds",
     "device_bytes",
+    "in_flight_limit",
     "depths",
 )
 

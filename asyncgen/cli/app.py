@@ -32,8 +32,8 @@ Examples:
 \b
 Exit codes: 0 complete, 1 internal error, 2 bad configuration, data or
 model, 3 output in use, 4 too many rejections, 5 the sources ended first,
-74 output failed, 75 no progress for `watchdog` seconds, 130/143 stopped by
-a signal (these four resumable).
+69 the server failed or did not answer, 74 output failed, 75 no progress for
+`watchdog` seconds, 130/143 stopped by a signal (these five resumable).
 """
 _CHECK_EPILOG = """
 \b
