@@ -13,8 +13,8 @@ from asyncgen.config_section import Parameters, Section
 __all__ = ["AutoBackend", "Backend", "EchoBackend", "LocalModel", "OpenAIBackend", "SlotsBackend", "StaticBackend"]
 
 _OURS = frozenset(
-    """model messages prompt stream stream_options n best_of echo seed stop temperature top_p max_tokens
-    max_completion_tokens logprobs top_logprobs""".split()
+    ("model", "messages", "prompt", "stream", "stream_options", "n", "best_of", "echo", "seed", "stop")
+    + ("temperature", "top_p", "max_tokens", "max_completion_tokens", "logprobs", "top_logprobs")
 )
 """Fields of a request that asyncgen sets itself."""
 
@@ -116,8 +116,8 @@ class EchoBackend(Section):
 
 
 class OpenAIBackend(Section):
-    """A server that speaks OpenAI's protocol: vLLM, llama.cpp, OpenAI itself and others. `model_name` is the model's name
-    there. Needs the extra `openai`; docs/servers.md tells all about it.
+    """A server that speaks OpenAI's protocol: vLLM, llama.cpp, OpenAI itself and others. `model_name` is the model's
+    name there. Needs the extra `openai`; docs/servers.md tells all about it.
     """
 
     kind: Literal["openai"]

@@ -91,8 +91,8 @@ async def run(
     given the report of a run that was cancelled or failed while it generated, which then has nobody to return it to.
     ``phase`` is told what is done next ("loading the model"), but for what ``watch`` sees.
 
-    Raises InputError, OutputError, BackendFailed (ServerFailed for a server), TooManyRejections, TooManyFailures or SourcesEnded; the last three
-    carry the ``report``.
+    Raises InputError, OutputError, BackendFailed (of a server: ServerFailed), TooManyRejections, TooManyFailures or
+    SourcesEnded; the last three carry the ``report``.
     """
     with single_cause():
         async with AsyncExitStack() as stack:

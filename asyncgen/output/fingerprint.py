@@ -10,8 +10,8 @@ What each field of the configuration does to the records (``RULES``):
     records   seed; system_prompt; sources: kind, name, weight, parameters; use_k_shot, k_shot_count, k_shot_rotate;
               ensure_diversity; max_attempts; record_messages; generation: temperature, top_p, top_k, min_p,
               repetition_penalty, max_new_tokens, stop; validation: all but what is named below; backend: dtype,
-              revision, quantization, trust_remote_code; openai: seed_bits, max_tokens_field, extra_body; echo: bad_share,
-              distinct, context_length
+              revision, quantization, trust_remote_code; openai: seed_bits, max_tokens_field, extra_body; echo:
+              bad_share, distinct, context_length
     input     vocabulary_path, features_path, conversation_path, template; sources: path, function; validation:
               banned_words_path, readability.known_words_path, functions.function; model_name, if ``inputs`` has
               a ``model`` (a directory); a hub id is compared as it stands
