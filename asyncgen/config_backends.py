@@ -12,10 +12,10 @@ from asyncgen.config_section import Parameters, Section
 
 __all__ = ["AutoBackend", "Backend", "EchoBackend", "LocalModel", "OpenAIBackend", "SlotsBackend", "StaticBackend"]
 
-_OURS = frozenset(
-    ("model", "messages", "prompt", "stream", "stream_options", "n", "best_of", "echo", "seed", "stop")
-    + ("temperature", "top_p", "max_tokens", "max_completion_tokens", "logprobs", "top_logprobs")
-)
+_OURS = {
+    *("model", "messages", "prompt", "stream", "stream_options", "n", "best_of", "echo", "seed", "stop"),
+    *("temperature", "top_p", "max_tokens", "max_completion_tokens", "logprobs", "top_logprobs"),
+}
 """Fields of a request that asyncgen sets itself."""
 
 
