@@ -103,8 +103,10 @@ def test_a_slip_in_a_section_of_an_override_names_the_override(name: str) -> Non
         ),
         (
             "timeout: 3",
-            (":1: timeout: unknown key here; did you mean 'backend.timeout' or 'sources[].timeout' or "
-            "'validation.functions[].timeout'?"),
+            (
+                ":1: timeout: unknown key here; did you mean 'backend.timeout' or 'sources[].timeout' or "
+                "'validation.functions[].timeout'?"
+            ),
         ),
         (
             "backend:\n  kind: echo\n  device: cpu",

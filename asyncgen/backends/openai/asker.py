@@ -23,7 +23,7 @@ class Asker:
         self._noticed = False
 
     async def ask(self, prompt: Prompt, tell: Callable[[str], object]) -> Answer:
-        """The answer to one request; of a prompt that is streamed, ``tell`` gets the text as it comes. Raises TryFailed."""
+        """The answer to one request; of a streamed one, ``tell`` gets the text as it comes. Raises TryFailed."""
         chat = is_chat(prompt)
         path = "/chat/completions" if chat else "/completions"
         body = request_of(prompt, self._model, self._options, self._generation)

@@ -1,8 +1,8 @@
 """Why a try has no answer, and what follows from it: from a status or an exception to a decision. Does nothing itself.
 
-run      nobody else would fare better (a wrong key, no such model): the run ends, and can be resumed
-prompt   the server does not take this prompt, and would not take it again
-again    it is tried again; what may be the prompt's own fault counts, what is the server's does not
+It ends the ``run`` where nobody else would fare better (a wrong key, no such model), the ``prompt`` where the server
+does not take that and would not take it again; or it is tried ``again``: what may be the prompt's own fault counts, what
+is the server's does not.
 """
 
 from __future__ import annotations
