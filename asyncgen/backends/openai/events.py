@@ -6,7 +6,7 @@ __all__ = ["Events"]
 
 
 class Events:
-    """A line ends with a line feed, and has no part in a carriage return before it; what else may end one is in texts."""
+    """A line ends with a line feed, and a carriage return before it is no part of it; what else may end one is text."""
 
     def __init__(self) -> None:
         self._line = bytearray()

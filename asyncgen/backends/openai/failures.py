@@ -1,8 +1,8 @@
 """Why a try has no answer, and what follows from it: from a status or an exception to a decision. Does nothing itself.
 
 It ends the ``run`` where nobody else would fare better (a wrong key, no such model), the ``prompt`` where the server
-does not take that and would not take it again; or it is tried ``again``: what may be the prompt's own fault counts, what
-is the server's does not.
+does not take that and would not take it again; or it is tried ``again``: what may be the prompt's own fault counts,
+what is the server's does not.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ __all__ = ["Failure", "TryFailed", "away", "cut", "invalid", "of_status", "retry
 _SAID = 300
 """Characters of a server's own message that are kept."""
 _ELSEWHERE = (404, 405, 410)
-_NOT_LET_IN = (401, 402, 403)
 _COMES_AGAIN = (408, 409, 425, 429)
 
 
@@ -68,15 +67,16 @@ def of_status(
     if 300 <= status < 400:
         where = _shortened(hide(_line(headers.get("location", "elsewhere"))))
         return Failure("run", f"{message}, to{where}", hint="set backend.base_url to where the server is", alive=alive)
-    if status in _NOT_LET_IN or code == "insufficient_quota":
+    if status == 402 or code == "insufficient_quota":
+        return Failure("run", message, hint="look at what the account has left", alive=alive, let_in=False)
+    if status in (401, 403):
         hint = (
-            "look at the key and what it may do" if has_key else "set backend.api_key_env to the variable with the key"
+            "look at the key, and what it may do" if has_key else "set backend.api_key_env: the variable with the key"
         )
         return Failure("run", message, hint=hint, alive=alive, let_in=False)
     if status in _ELSEWHERE:
-        return Failure(
-            "run", message, hint="look at backend.base_url (it often ends with /v1) and model_name", alive=alive
-        )
+        hint = "look at backend.base_url (it often ends with /v1) and model_name"
+        return Failure("run", message, hint=hint, alive=alive)
     if status < 200 or status >= 500 or status in _COMES_AGAIN:
         busy = status in (429, 503)
         overload = busy or status in (408, 504)

@@ -42,7 +42,7 @@ class Pace:
             self._limit = min(self._most, self._limit + (1.0 if self._unhurt else 1.0 / self._limit))
 
     def overloaded(self, number: int) -> None:
-        """This try met a server that had too much to do, or did not answer."""
+        """The try of this number met a server that had too much to do, or did not answer."""
         if number > self._cut:
             self._limit = max(1.0, self._limit / 2)
             self._cut = self._begun

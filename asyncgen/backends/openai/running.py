@@ -7,7 +7,6 @@ A prompt is taken when there is a place for it; what waits to be tried again hol
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from random import random
 from time import perf_counter
 

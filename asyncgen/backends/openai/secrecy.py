@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["Hiding"]
 
 _SHORTEST = 8
-"""Characters of a key for which answers are looked through: shorter ones ("none", "EMPTY") are words, and no secrets."""
+"""Characters of a key for which answers are looked through: a shorter one ("none", "EMPTY") is no secret."""
 
 
 class Hiding:
@@ -15,6 +15,7 @@ class Hiding:
         self._key = key
 
     def __call__(self, text: str) -> str:
+        """``text``, the key replaced."""
         return text.replace(self._key, "(hidden)") if self._key else text
 
     def needed(self, text: str) -> bool:

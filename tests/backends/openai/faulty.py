@@ -249,7 +249,7 @@ class Faulty:
         await _chunk(writer, b": hello\n\n")
         pieces = re.findall(r"\s*\S+", text)
         for number, piece in enumerate(pieces):
-            choice = {"delta": {"content": piece}} if chat else {"text": piece}
+            choice: dict[str, Any] = {"delta": {"content": piece}} if chat else {"text": piece}
             await _chunk(writer, _event({"choices": [choice | {"index": 0, "finish_reason": None}]}))
             if fault == "no json":
                 await _chunk(writer, b"data: {\n\n")
@@ -258,8 +258,8 @@ class Faulty:
             if fault == "hang after a piece":
                 await asyncio.to_thread(self.release.wait)
         if fault != "no finish":
-            end = ({"delta": {}} if chat else {"text": ""}) | {"index": 0, "finish_reason": finish}
-            await _chunk(writer, _event({"choices": [end]}))
+            end: dict[str, Any] = {"delta": {}} if chat else {"text": ""}
+            await _chunk(writer, _event({"choices": [end | {"index": 0, "finish_reason": finish}]}))
         if fault != "no usage":
             await _chunk(writer, _event({"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": tokens}}))
         await _chunk(writer, b"data: [DONE]\n\n")
