@@ -126,6 +126,8 @@ def whole(body: bytes, *, chat: bool) -> Answer:
     """The answer in a body of JSON. Raises TryFailed."""
     parsed: _Chat | _Text = _read(_Chat, body) if chat else _read(_Text, body)
     choice = parsed.choices[0]
+    if choice.piece is None and choice.finish_reason == "stop":
+        raise TryFailed(invalid("choices.0.message.content: it is null, and so is no text"))
     logprobs, texts = choice.logprobs.lists() if choice.logprobs else ([], [])
     return _answer(choice.piece, choice.finish_reason, parsed.usage, logprobs, texts)
 

@@ -8,6 +8,7 @@ others hold. Nothing is sent but what is needed here: no key meant for somebody 
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
@@ -193,7 +194,8 @@ def _innermost(error: BaseException | None) -> str:
     """What the system said, below all that was wrapped around it."""
     said = ""
     while error is not None:
-        said = str(error) or said or type(error).__name__
+        known = isinstance(error, ConnectionError) and error.errno
+        said = os.strerror(error.errno) if known else str(error) or said or type(error).__name__
         following = error.__cause__ or error.__context__
         if isinstance(following, BaseExceptionGroup):
             following = following.exceptions[0]

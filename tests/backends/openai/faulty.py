@@ -28,7 +28,7 @@ PASSING = (
     *("wrong type", "no finish"),
 )
 """What mends itself when it is tried again, whatever it is tried for."""
-FAULTS = (*PASSING, "ok", "no usage", "slow")
+FAULTS = (*PASSING, "ok", "no usage")
 
 
 @dataclass
@@ -104,7 +104,7 @@ class Faulty:
         self._loop.close()
 
     async def _listen(self, ready: threading.Event) -> None:
-        self._end = asyncio.Event()
+        self._end, self._five = asyncio.Event(), asyncio.Event()
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         server = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
@@ -179,8 +179,10 @@ class Faulty:
         await asyncio.sleep(0.002)
         if fault == "hang":
             await asyncio.to_thread(self.release.wait)
-        if fault == "slow":
-            await asyncio.sleep(0.02)
+        if self.most_in_flight >= 5:
+            self._five.set()
+        if fault == "together":
+            await self._five.wait()
         if request.body.get("stream"):
             return await self._stream(fault, request, writer)
         return await self._whole(fault, request, writer)
