@@ -194,8 +194,9 @@ def _innermost(error: BaseException | None) -> str:
     """What the system said, below all that was wrapped around it."""
     said = ""
     while error is not None:
-        known = isinstance(error, ConnectionError) and error.errno
-        said = os.strerror(error.errno) if known else str(error) or said or type(error).__name__
+        said = str(error) or said or type(error).__name__
+        if isinstance(error, ConnectionError) and error.errno:
+            said = os.strerror(error.errno)
         following = error.__cause__ or error.__context__
         if isinstance(following, BaseExceptionGroup):
             following = following.exceptions[0]

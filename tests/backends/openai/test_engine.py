@@ -1,4 +1,4 @@
-"""An engine with a server behind it: streams, texts to go on from, log-probabilities, and what nobody wants any more."""
+"""An engine with a server behind it: streams, texts to go on from, log-probabilities, and what nobody wants."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import anyio
 import pytest
@@ -119,7 +120,7 @@ def test_without_an_answer_it_stops_says_the_last_error_and_goes_on(
     """Nor does it mistake prompts for bad ones while the server says that it is not well."""
     with Faulty(lambda request: "ok" if request.number <= before else fault, models=200) as server:
         server.models = 500 if not before else b"{}"
-        quick = {"timeout": 0.15, "patience": 0.4, "max_retries": 1000}
+        quick: dict[str, Any] = {"timeout": 0.15, "patience": 0.4, "max_retries": 1000}
         with pytest.raises(ServerFailed, match=r"no answer from http://127.0.0.1:\d+/v1 for 0.4 s; the last error: "):
             go(server, tmp_path, **quick)
         server.release.set()
