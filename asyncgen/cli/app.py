@@ -54,7 +54,8 @@ Examples:
 
 \b
 Exit codes: 0 shown, 2 bad configuration, data or model, 4 a check failed too
-often (after what was found), 5 the sources end before --start.
+often (after what was found), 5 the sources end before --start, 69 the server
+failed.
 """
 _INIT_EPILOG = """
 \b

@@ -163,18 +163,13 @@ class Growing:
         return self._pieces[-1]
 
     @property
-    def text(self) -> str:
-        """What there is so far."""
-        return "".join(self._pieces)
-
-    @property
     def complete(self) -> bool:
         """Whether the server said why the text ends."""
         return self._finish is not None
 
     def answer(self) -> Answer:
         """All of it."""
-        return _answer(self.text, self._finish, self._usage, self._logprobs, self._texts)
+        return _answer("".join(self._pieces), self._finish, self._usage, self._logprobs, self._texts)
 
 
 def _read(model: type[_Model], body: bytes) -> _Model:

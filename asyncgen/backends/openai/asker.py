@@ -23,20 +23,23 @@ class Asker:
         self._noticed = False
 
     async def ask(self, prompt: Prompt, tell: Callable[[str], object]) -> Answer:
-        """The answer to one request; of a streamed one, ``tell`` gets the text as it comes. Raises TryFailed."""
+        """The answer to one request; of a streamed one, ``tell`` gets each piece, empty ones too. Raises TryFailed."""
         chat = is_chat(prompt)
         path = "/chat/completions" if chat else "/completions"
         body = request_of(prompt, self._model, self._options, self._generation)
         if not prompt.streamed:
             return self._seen(whole(await self._client.post(path, body), chat=chat))
-        growing = Growing(chat=chat, hide=self._client.hide)
+        hide, recent = self._client.hide, ""
+        growing = Growing(chat=chat, hide=hide)
 
         def take(event: bytes) -> None:
+            nonlocal recent
             piece = growing.add(event)
-            if self._client.hide.needed(growing.text):
+            recent += piece
+            if hide.needed(recent):
                 raise TryFailed(invalid("it holds the key"))
-            if piece:
-                tell(piece)
+            recent = recent[-hide.reach :] if hide.reach else ""
+            tell(piece)
 
         await self._client.stream(path, body, take)
         if not growing.complete:

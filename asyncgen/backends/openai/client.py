@@ -32,6 +32,10 @@ MOST_BYTES = 64 << 20
 CONNECT_SECONDS = 10.0
 """For a connection, and for what takes a server no work."""
 _SPARE_CONNECTIONS = 2
+_IDLE_SECONDS = 3.0
+"""After which a connection is closed: sooner than servers do it (uvicorn after 5), or requests would meet their end."""
+_SAID = 300
+"""Characters that are kept of what others say."""
 _SENT = {"host", "accept", "connection", "user-agent", "content-type", "content-length"}
 
 
@@ -46,7 +50,9 @@ class Client:
         connections = rows + _SPARE_CONNECTIONS
         self._http = httpx2.AsyncClient(
             timeout=httpx2.Timeout(None, connect=self._quick),
-            limits=httpx2.Limits(max_connections=connections, max_keepalive_connections=connections),
+            limits=httpx2.Limits(
+                max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=_IDLE_SECONDS
+            ),
             event_hooks={"request": [self._leave_what_is_needed], "response": [_bound]},
         )
         try:
@@ -76,7 +82,7 @@ class Client:
         with _in_time(self._timeout):
             response = await self._sent(path, body)
             try:
-                _check_type(response, "application/json")
+                self._check_type(response, "application/json")
                 return await response.aread()
             finally:
                 await _close(response)
@@ -85,7 +91,7 @@ class Client:
         with _in_time(self._timeout):
             response = await self._sent(path, body)
         try:
-            _check_type(response, "text/event-stream")
+            self._check_type(response, "text/event-stream")
             events, chunks = Events(), response.aiter_bytes()
             while True:
                 with _in_time(self._timeout):
@@ -121,10 +127,15 @@ class Client:
         raise TryFailed(failure)
 
     def _of_connection(self, error: BaseException | None) -> Failure:
-        what = self.hide(_innermost(error))
+        what = self.hide(_innermost(error))[:_SAID]
         if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.ProxyError):
             return away(what)
         return cut(what)
+
+    def _check_type(self, response: httpx2.Response, expected: str) -> None:
+        found = self.hide(response.headers.get("content-type", "nothing")).partition(";")[0].strip()
+        if found.lower() != expected:
+            raise TryFailed(invalid(f"it is of the type {found[:_SAID]!r} instead of {expected}"))
 
     async def _leave_what_is_needed(self, request: httpx2.Request) -> None:
         for name in set(request.headers) - _SENT:
@@ -157,12 +168,6 @@ async def _bound(response: httpx2.Response) -> None:
         raise TryFailed(invalid("it is compressed, which was not asked for"))
     assert isinstance(response.stream, httpx2.AsyncByteStream)
     response.stream = _Bounded(response.stream)
-
-
-def _check_type(response: httpx2.Response, expected: str) -> None:
-    found = response.headers.get("content-type", "nothing").partition(";")[0].strip().lower()
-    if found != expected:
-        raise TryFailed(invalid(f"it is of the type {found[:80]!r} instead of {expected}"))
 
 
 async def _next_of(events: Events, chunks: AsyncIterator[bytes]) -> list[bytes]:
@@ -201,4 +206,4 @@ def _innermost(error: BaseException | None) -> str:
         if isinstance(following, BaseExceptionGroup):
             following = following.exceptions[0]
         error = following
-    return " ".join(said.split())[:300]
+    return " ".join(said.split())

@@ -21,6 +21,7 @@ __all__ = ["Failure", "TryFailed", "away", "cut", "invalid", "of_status", "retry
 
 _SAID = 300
 """Characters of a server's own message that are kept."""
+_LOOKED_AT = 65_536
 _ELSEWHERE = (404, 405, 410)
 _COMES_AGAIN = (408, 409, 425, 429)
 
@@ -60,7 +61,7 @@ def of_status(
     """What an answer with a status other than 200 means. The names of ``headers`` are lower case; ``hide`` takes out of
     the server's words what nobody may see.
     """
-    said, code = _told(body, headers)
+    said, code = _told(hide(body)[:_LOOKED_AT], headers)
     said = _shortened(hide(said))
     message = f"{_named(status)}{said}"
     alive = status < 500

@@ -24,6 +24,8 @@ __all__ = ["open_server"]
 _PAUSES = (0.2, 0.4, 0.8, 1.6, 2.0)
 """Seconds between tries to connect: a server that is being started may need them."""
 _CLOSING_SECONDS = 2.0
+_SHOWN, _LOOKED_AT = 100, 1000
+"""Characters of a model's name, and models of a server's list, for hints."""
 
 
 @asynccontextmanager
@@ -33,7 +35,7 @@ async def open_server(config: Config, options: OpenAIBackend, notice: Callable[[
     client, backend = await in_thread(_make, config, options, api_key(config), notice)
     try:
         notice(f"asking {options.base_url} for {config.model_name} ...")
-        _check_has_model(await _models(client, options), config.model_name, options.base_url)
+        _check_has_model(await _models(client, options), config.model_name, options.base_url, client.hide)
         notice(f"{options.base_url} is there: at most {backend.limits.rows} requests at once")
         yield backend
     finally:
@@ -73,7 +75,7 @@ async def _models(client: Client, options: OpenAIBackend) -> bytes:
     raise ServerFailed(f"{options.base_url}: {failure.message}", hint=failure.hint)
 
 
-def _check_has_model(models: bytes, name: str, url: str) -> None:
+def _check_has_model(models: bytes, name: str, url: str, hide: Callable[[str], str] = str) -> None:
     """Raises ModelError if there is a list of models, and it does not hold this one."""
     try:
         listed = json.loads(models)["data"]
@@ -82,7 +84,8 @@ def _check_has_model(models: bytes, name: str, url: str) -> None:
         return
     if not names or name in names or f"{name}:latest" in names:  # Ollama's way to say that none is named
         return
-    close = get_close_matches(name, names, 3, cutoff=0.3) or names[:3]
+    known = [hide(each)[:_SHOWN] for each in names[:_LOOKED_AT]]
+    close = get_close_matches(name, known, 3, cutoff=0.3) or known[:3]
     raise ModelError(
         f"model not found: {url} has no {name!r}",
         hint=f"it has {len(names)}, among them {', '.join(map(repr, close))}; model_name is the name there",

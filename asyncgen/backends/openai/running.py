@@ -144,9 +144,10 @@ class Running:
 
         def tell(piece: str) -> None:
             nonlocal told
-            self._hear()
-            self._progress(prompt, told, piece)
-            told += len(piece)
+            self._hear()  # also of a model that thinks, and says nothing yet
+            if piece:
+                self._progress(prompt, told, piece)
+                told += len(piece)
 
         self._meter.tried(again=again)
         self._note_places()

@@ -18,6 +18,11 @@ class Hiding:
         """``text``, the key replaced."""
         return text.replace(self._key, "(hidden)") if self._key else text
 
+    @property
+    def reach(self) -> int:
+        """Characters of the key: what lies further back can be no part of one that is still to come."""
+        return len(self._key or "")
+
     def needed(self, text: str) -> bool:
         """Whether an answer holds the key."""
         return self._key is not None and len(self._key) >= _SHORTEST and self._key in text

@@ -331,5 +331,8 @@ def test_a_model_that_is_not_there_is_answered_with_those_that_are() -> None:
     with pytest.raises(ModelError) as caught:
         _check_has_model(listed, "llama3-8b", "http://h")
     assert "'llama-3-8b'" in str(caught.value)
+    with pytest.raises(ModelError) as caught:
+        _check_has_model(json.dumps({"data": [{"id": f"m-{KEY}"}]}).encode(), "m", "http://h", Hiding(KEY))
+    assert KEY[:4] not in str(caught.value)
     for nothing in (b"", b"{", b"[]", b'{"data": []}', b'{"data": [{"id": 3}]}', b'{"data": [3]}'):
         _check_has_model(nothing, "any", "http://h")
