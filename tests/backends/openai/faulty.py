@@ -160,12 +160,14 @@ class Faulty:
             if answering.done():
                 return answering.result()
             answering.cancel()
-            self.left += 1
-            return False
+        except ConnectionError:  # it was left while something was written
+            pass
         finally:
             self.in_flight -= 1
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
+        self.left += 1
+        return False
 
     async def _do(self, fault: str, request: Request, writer: asyncio.StreamWriter) -> bool:
         """What one of the names does: a status (``503``), one with a header (``429 after 3``), or what it says."""
