@@ -83,7 +83,7 @@ def of_status(
         overload = busy or status in (408, 504)
         wait = retry_after(headers, time())
         return Failure("again", message, counts=not busy, overload=overload, wait=wait, alive=alive)
-    return Failure("prompt" if status >= 400 else "again", message, counts=True, alive=alive)
+    return Failure("prompt", message, alive=alive)
 
 
 def away(what: str) -> Failure:

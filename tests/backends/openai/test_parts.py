@@ -29,17 +29,16 @@ PROMPT = Prompt(0, (Message(role="user", content="hello"),), seed=2**63 - 1, max
     ("statuses", "ends", "counts", "overload"),
     [
         ((301, 307, 401, 402, 403, 404, 405), "run", False, False),
-        ((400, 413, 415, 422, 451, 499), "prompt", None, False),
+        ((400, 413, 415, 422, 451, 499), "prompt", False, False),
         ((429, 503), "again", False, True),
         ((408, 504), "again", True, True),
         ((409, 425, 500, 502, 599), "again", True, False),
     ],
 )
-def test_what_each_status_means(statuses: tuple[int, ...], ends: str, counts: bool | None, overload: bool) -> None:
+def test_what_each_status_means(statuses: tuple[int, ...], ends: str, counts: bool, overload: bool) -> None:
     for status in statuses:
         failure = of_status(status, '{"error": {"message": "because"}}', {}, has_key=True)
-        assert (failure.ends, failure.overload) == (ends, overload)
-        assert counts is None or failure.counts == counts
+        assert (failure.ends, failure.counts, failure.overload) == (ends, counts, overload)
         assert failure.message.startswith(f"status {status}")
         assert ": because" in failure.message
         assert failure.alive == (status < 500)
