@@ -36,6 +36,7 @@ _STATES = (
     "finishing",
     "drain_seconds",
     "device_bytes",
+    "in_flight_limit",
     "depths",
 )
 
@@ -72,7 +73,8 @@ def bottleneck(snapshot: Snapshot, earlier: Snapshot | None = None) -> str:
             return f"the generator, with batches {lately.fill:.0%} full"
         judged = lately if lately.attempts >= ENOUGH else snapshot
         few = judged.attempts >= ENOUGH and judged.acceptance < FEW_ACCEPTED
-        return f"the generator, with {judged.acceptance:.0%} of its texts accepted" if few else "the generator (good)"
+        who = "the server" if lately.in_flight_limit else "the generator"
+        return f"{who}, with {judged.acceptance:.0%} of its texts accepted" if few else f"{who} (good)"
     idle = lately.seconds - lately.busy_seconds
     name, seconds = _most(lately.validator_blocked)
     if seconds >= idle / 2:  # whatever else is waited for, it cannot come meanwhile

@@ -11,7 +11,7 @@ from typing import Any
 from asyncgen import estimate
 from asyncgen.backends.find import cautions, locate
 from asyncgen.backends.sight import files_of
-from asyncgen.config import Config, EchoBackend, PythonSource
+from asyncgen.config import Config, EchoBackend, OpenAIBackend, PythonSource
 from asyncgen.errors import PromptRefused
 from asyncgen.estimate import Distinct, Tokens
 from asyncgen.output import Places, Progress
@@ -33,7 +33,7 @@ class Model:
     name: str
     backend: str
     found: str
-    """Where its files are: a directory, or that they are not on this machine."""
+    """Where its files are: a directory, or that they are not on this machine; or which server has it."""
     device: str
     dtype: str
     """As configured, and what the files say in brackets."""
@@ -146,6 +146,9 @@ def _model(config: Config) -> Model:
     backend = config.backend
     if isinstance(backend, EchoBackend):
         return Model("none", "echo", "no model is needed", "", "", None, backend.context_length)
+    if isinstance(backend, OpenAIBackend):
+        key = f"with the key in {backend.api_key_env}" if backend.api_key_env else "without a key"
+        return Model(config.model_name, "openai", f"at {backend.base_url}, {key}; not asked", "", "", None, None)
     files, place = files_of(config), locate(config.model_name)
     dtype = f"{backend.dtype} (the files: {files.dtype})" if files and files.dtype else backend.dtype
     here = "of the hub, downloaded when the run begins if it is not in the cache"

@@ -13,7 +13,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from asyncgen.config_backends import AutoBackend, Backend, EchoBackend, LocalModel, SlotsBackend, StaticBackend
+from asyncgen.config_backends import (
+    AutoBackend,
+    Backend,
+    EchoBackend,
+    LocalModel,
+    OpenAIBackend,
+    SlotsBackend,
+    StaticBackend,
+)
 from asyncgen.config_section import FunctionReference, Section, may_be_empty, without_secrets
 from asyncgen.config_server import Server, is_loopback
 from asyncgen.config_sources import JsonlSource, PythonSource, Source, TemplateSource
@@ -31,6 +39,7 @@ __all__ = [
     "Generation",
     "JsonlSource",
     "LocalModel",
+    "OpenAIBackend",
     "PythonSource",
     "QualityWeights",
     "Readability",
@@ -50,8 +59,9 @@ class Generation(Section):
     """How texts are generated."""
 
     batch_size: Annotated[int, Field(ge=1, le=65_536)] | Literal["auto"] = 8
-    """Rows generated at once: slots of `slots`, rows of a batch of `static`. `auto` is 128 for `slots` on a CPU, 256 on
-    a GPU, fewer if memory holds fewer; for `static` 16 on a CPU, and on a GPU what its memory holds."""
+    """Rows generated at once: slots of `slots`, rows of a batch of `static`, requests in flight of `openai` at most.
+    `auto` is 128 for `slots` on a CPU, 256 on a GPU, fewer if memory holds fewer; for `static` 16 on a CPU, and on a
+    GPU what its memory holds; 64 for `openai`."""
     temperature: Annotated[float, Field(ge=0, le=100)] = 0.8
     """Sampling temperature; 0 always takes the likeliest token, and then an index has one attempt."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -78,7 +88,8 @@ class Config(Section):
     """A run of asyncgen. Every field has a default; the bundled model needs no network."""
 
     model_name: Annotated[str, Field(min_length=1)] = BUNDLED_MODEL
-    """`bedtime-tiny` (the bundled model), a hub id such as `Qwen/Qwen2.5-3B-Instruct`, or a directory."""
+    """`bedtime-tiny` (the bundled model), a hub id such as `Qwen/Qwen2.5-3B-Instruct`, or a directory; of a server, the
+    name that the model has there."""
     num_stories: Annotated[int, Field(ge=1)] | None = 1000
     """Accepted stories to make; null goes on until the sources end (for ready prompts)."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -154,6 +165,7 @@ class Config(Section):
         waits = {
             f"sources[{place}].timeout": getattr(each, "timeout", None) for place, each in enumerate(self.sources or ())
         }
+        waits |= {f"backend.{name}": getattr(self.backend, name, None) for name in ("timeout", "patience")}
         waits |= {
             f"validation.functions[{at}].timeout": each.timeout for at, each in enumerate(self.validation.functions)
         }

@@ -15,7 +15,7 @@ from typing import Any, cast, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from asyncgen.config import Config, may_be_empty, without_secrets
+from asyncgen.config import Config, OpenAIBackend, may_be_empty, without_secrets
 from asyncgen.config_problems import explain, hint_for
 from asyncgen.config_tree import model_for, models_in
 from asyncgen.errors import ConfigError
@@ -77,8 +77,12 @@ def read_config(path: str | Path | None = None, overrides: Sequence[str | Flag] 
     base = Path(_as_utf8(str(base), "the folder ", "name is"))
     values.setdefault("output_path", "stories.jsonl")
     _make_absolute(values, base)
-    for override in overrides:
-        _apply(override if isinstance(override, Flag) else _parsed(override), values, origins)
+    flags = [override if isinstance(override, Flag) else _parsed(override) for override in overrides]
+    for flag in flags:
+        _apply(flag, values, origins)
+    if isinstance(name := values.get("model_name"), str) and not _is_served(values.get("backend")):
+        typed = any(flag.key == "model_name" for flag in flags)
+        values["model_name"] = _absolute_model(name, _current_folder() if typed else base)
     _fill_empty_sections(values, Config)
     return _validated(values, origins, path or "configuration"), Origins(origins)
 
@@ -91,7 +95,11 @@ def config_of(settings: Mapping[str, Any], origin: str) -> Config:
 
 
 def with_absolute_model(config: Config) -> Config:
-    """The same; where ``model_name`` is a folder, relative to the current one, its whole path."""
+    """The same; where ``model_name`` is a folder, relative to the current one, its whole path. A name that a server
+    knows is none.
+    """
+    if isinstance(config.backend, OpenAIBackend):
+        return config
     return config.model_copy(update={"model_name": _absolute_model(config.model_name, _current_folder())})
 
 
@@ -211,16 +219,20 @@ def _current_folder() -> Path:
 
 
 def _make_absolute(values: dict[str, Any], base: Path) -> None:
-    """Resolves relative paths; a template is one if it cannot be a text, a model name if such a directory is there."""
+    """Resolves relative paths; a template is one if it cannot be a text."""
     _resolve_paths(values, base, Config)
     template = values.get("template")
     if isinstance(template, str) and "\n" not in template and "{" not in template:
         values["template"] = str(base / expanded(template))
-    if isinstance(values.get("model_name"), str):
-        values["model_name"] = _absolute_model(values["model_name"], base)
+
+
+def _is_served(backend: object) -> bool:
+    """Whether this section says that the model is a server's, which alone knows what its name means."""
+    return isinstance(backend, dict) and backend.get("kind") == "openai"
 
 
 def _absolute_model(name: str, base: Path) -> str:
+    """A model's name is a path if such a directory is there, or it looks like one."""
     if name not in ("", BUNDLED_MODEL) and (name.startswith((".", "/")) or is_dir(base / name)):
         return str(base / name)
     return name

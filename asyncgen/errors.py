@@ -17,6 +17,7 @@
     │   ├── TooManyFailures       more than half of the last indices failed with errors: a model or a machine is broken
     │   └── SourcesEnded          the sources ended before num_stories were accepted
     ├── BackendFailed             generation failed in a way no retry can mend
+    │   └── ServerFailed          the server that generates refuses, or does not answer; the run can be resumed
     └── EngineError               an engine has no answer for this caller
         ├── CompletionFailed      this answer could not be made; others can
         ├── EngineFull            as many requests wait and run as may
@@ -49,6 +50,7 @@ __all__ = [
     "PromptTooLong",
     "ResumeRefused",
     "RunStopped",
+    "ServerFailed",
     "SourcesEnded",
     "TooManyFailures",
     "TooManyRejections",
@@ -167,6 +169,12 @@ class SourcesEnded(RunStopped):
 
 class BackendFailed(AsyncgenError):
     """Generation failed in a way that no retry can mend."""
+
+
+class ServerFailed(BackendFailed):
+    """The server that generates refuses, or did not answer for too long; what was decided is safe, and the run can be
+    resumed.
+    """
 
 
 class EngineError(AsyncgenError):

@@ -57,6 +57,14 @@ class BackendSnapshot:
     """Shared beginnings that were computed."""
     device_bytes: int = 0
     """Memory of accelerators that the model's process holds; 0 without one."""
+    in_flight_limit: int = 0
+    """Requests that a server may have of us at once, as it looks now; 0 for engines in this process."""
+    tries: int = 0
+    """Requests that a server was sent, those tried again among them."""
+    tried_again: int = 0
+    """Of ``tries``, those that repeat one that failed."""
+    prompt_tokens: int = 0
+    """Tokens of prompts, as a server counted them in its answers."""
 
     @property
     def fill(self) -> float:

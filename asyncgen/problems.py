@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from asyncgen.backends import check_model
+from asyncgen.backends.find import api_key
 from asyncgen.config import Config, JsonlSource, Source, TemplateSource, Validation
 from asyncgen.errors import AsyncgenError, ConfigError, InputError, OutputError, ResumeRefused
 from asyncgen.output import Places, Progress
@@ -68,6 +69,7 @@ def find_problems(config: Config) -> Found:
     if not search.found_in("validation"):
         search.try_("validation", open_validators, config)
     search.try_("model_name", check_model, config)
+    search.try_("backend", api_key, config)
     search.try_("output_path", check_output_path, config.output_path)
     return Found(tuple(dict.fromkeys(search.found)), tuple(source for source in sources if source is not None))
 

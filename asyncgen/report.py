@@ -46,6 +46,9 @@ class Report:
             if s.slots:
                 hits = f"; prefix hits {s.prefix_share:.0%}" if s.prefix_hits or s.prefix_misses else ""
                 lines.append(f"  engine    {s.slots} slots, on average {s.fill:.0%} of them in use{hits}")
+            if s.tries:
+                again = f", {s.tried_again} of them again" if s.tried_again else ""
+                lines.append(f"  server    {s.tries} requests{again}; {s.prompt_tokens:,} tokens of prompts")
             if limit := _limit(s):
                 lines.append(f"  limit     {limit}")
             first = f"{s.first_acceptance:.0%}" if s.first_attempts else "none"

@@ -18,8 +18,8 @@ import anyio
 from pydantic import TypeAdapter
 
 from asyncgen.backends import Generator, check_model
-from asyncgen.backends.find import cautions, locate
-from asyncgen.config import Config, EchoBackend
+from asyncgen.backends.find import api_key, cautions, locate
+from asyncgen.config import Config, LocalModel
 from asyncgen.endings import too_few_prompts, used_up
 from asyncgen.engine import Engine, engine_for
 from asyncgen.errors import ResumeRefused, RunStopped, SourcesEnded, TooManyFailures, TooManyRejections
@@ -91,8 +91,8 @@ async def run(
     given the report of a run that was cancelled or failed while it generated, which then has nobody to return it to.
     ``phase`` is told what is done next ("loading the model"), but for what ``watch`` sees.
 
-    Raises InputError, OutputError, BackendFailed, TooManyRejections, TooManyFailures or SourcesEnded; the last three
-    carry the ``report``.
+    Raises InputError, OutputError, BackendFailed (of a server: ServerFailed), TooManyRejections, TooManyFailures or
+    SourcesEnded; the last three carry the ``report``.
     """
     with single_cause():
         async with AsyncExitStack() as stack:
@@ -257,6 +257,7 @@ async def _run_and_describe(flow: Flow, output: Output) -> None:
                     "busy seconds": round(s.busy_seconds, 3),
                     "refused attempts": dict(s.reasons),
                     **_about_slots(s),
+                    **_about_server(s),
                 },
             }
         )
@@ -267,6 +268,17 @@ def _about_slots(snapshot: Snapshot) -> dict[str, object]:
         return {}
     hits = {"prefix hits": snapshot.prefix_hits, "prefix misses": snapshot.prefix_misses}
     return {"slots": snapshot.slots, "mean share of slots in use": round(snapshot.fill, 3), **hits}
+
+
+def _about_server(snapshot: Snapshot) -> dict[str, object]:
+    if not snapshot.tries:
+        return {}
+    return {
+        "requests": snapshot.tries,
+        "requests tried again": snapshot.tried_again,
+        "prompt tokens": snapshot.prompt_tokens,
+        "requests at once": snapshot.in_flight_limit,
+    }
 
 
 async def _stop_when_asked(flow: Flow, stop: anyio.Event, draining: anyio.CancelScope) -> None:
@@ -319,6 +331,7 @@ def _remember(config: Config, seen: list[Seen], texts: Iterable[str]) -> None:
 
 def _checked_inputs(config: Config) -> dict[str, Path | str]:
     check_model(config)
+    api_key(config)
     check_room(config)
     return _inputs(config)
 
@@ -326,7 +339,7 @@ def _checked_inputs(config: Config) -> dict[str, Path | str]:
 def _inputs(config: Config) -> dict[str, Path | str]:
     """Everything on disk that records depend on: what prompts are made from, what judges, a local model's files."""
     inputs = {**input_files(config), **validator_files(config)}
-    if not isinstance(config.backend, EchoBackend) and isinstance(place := locate(config.model_name), Path):
+    if isinstance(config.backend, LocalModel) and isinstance(place := locate(config.model_name), Path):
         inputs["model"] = place
     return inputs
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from asyncgen.config import Config
 
-REQUIRED = {"path": "prompts.jsonl", "function": "module:function"}
+REQUIRED = {"path": "prompts.jsonl", "function": "module:function", "base_url": "http://localhost:8000/v1"}
 """Values for keys that have no default."""
 
 

@@ -171,7 +171,7 @@ def test_kinds_of_backend(write: Callable[[str], Path]) -> None:
         ("generation: {top_p: '1'}", 'generation.top_p: input should be a valid number, found "1"'),
         ("use_k_shot: 3", "use_k_shot: input should be a valid boolean, found 3"),
         ("num_stories: true", "num_stories: input should be a valid integer, found true"),
-        ("backend: {kind: ecko}", "backend.kind: found \"ecko\", allowed: 'auto', 'slots', 'static', 'echo'"),
+        ("backend: {kind: ecko}", "backend.kind: found \"ecko\", allowed: 'auto', 'slots', 'static', 'openai', 'echo'"),
         ("backend: echo", 'backend: found "echo", expected a section with a kind'),
         ("sources: [{kind: jsonl, pth: a}]", "sources[0].pth: unknown key; did you mean 'path'?"),
         ("sources: []", "sources: "),

@@ -126,7 +126,7 @@ def test_the_exception_tree_is_drawn_and_exported_whole() -> None:
     assert classes == set(errors.__all__)
     assert errors.__doc__ is not None
     assert all(name in errors.__doc__ for name in classes)
-    assert len({code for _, code in EXIT_CODES}) == 5
+    assert len({code for _, code in EXIT_CODES}) == 6
 
 
 def test_importing_asyncgen_loads_neither_torch_nor_transformers(tmp_path: Path) -> None:

@@ -229,6 +229,25 @@ def test_slots_in_words() -> None:
     assert "engine" not in Report("complete", SNAPSHOT, Path("s"), Path("r")).summary()
 
 
+SERVED = replace(SNAPSHOT, rows_running=5, in_flight_limit=8, tries=20, tried_again=3, prompt_tokens=4567, batches=0)
+
+
+def test_a_server_in_words() -> None:
+    generator = figures(replace(SERVED, rows_offered=0, cells=0))[0]
+    assert generator.items[-2:] == ("requests 5 of 8 in flight", "tried again 3")
+    line = "  server    20 requests, 3 of them again; 4,567 tokens of prompts"
+    assert line in Report("complete", SERVED, Path("s"), Path("r")).summary().splitlines()
+    assert "server" not in Report("complete", SNAPSHOT, Path("s"), Path("r")).summary()
+    assert bottleneck(replace(SERVED, seconds=10, busy_seconds=10, rows_offered=0, depths={})) == "the server (good)"
+
+
+def test_requests_are_counted_and_their_limit_is_a_state() -> None:
+    both = SERVED + SERVED
+    assert (both.tries, both.tried_again, both.prompt_tokens, both.in_flight_limit) == (40, 6, 9134, 16)
+    lately = since(replace(SERVED, tries=25), SERVED)
+    assert (lately.tries, lately.tried_again, lately.in_flight_limit) == (5, 0, 8)
+
+
 def test_a_report_tells_what_was_let_go() -> None:
     stopped = Report("stopped", SNAPSHOT, Path("s"), Path("r"))
     line = "  let go    2 texts that waited for earlier ones; they are made again, the same"

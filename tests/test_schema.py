@@ -59,6 +59,8 @@ def test_what_it_refuses_load_config_refuses_naming_line_key_and_value(tmp_path:
             assert not any("input should" in line for line in lines), "types and ranges a schema can know"
             continue
         assert lines, f"the schema refuses {config}"
+        if name == "kind" and value in ("auto", "echo"):
+            continue  # kinds, which do not have the keys of this one: it is them that are refused
         first = line_of(path, *place.key, name)
         for line in lines:
             where, _, problem = line.removeprefix(f"{path}:").partition(f": {place.dotted}{name}")

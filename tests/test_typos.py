@@ -103,14 +103,20 @@ def test_a_slip_in_a_section_of_an_override_names_the_override(name: str) -> Non
         ),
         (
             "timeout: 3",
-            ":1: timeout: unknown key here; did you mean 'sources[].timeout' or 'validation.functions[].timeout' or",
+            (
+                ":1: timeout: unknown key here; did you mean 'backend.timeout' or 'sources[].timeout' or "
+                "'validation.functions[].timeout' or"
+            ),
         ),
         (
             "backend:\n  kind: echo\n  device: cpu",
             ":3: backend.device: unknown key for kind 'echo'; it belongs to kind 'auto' or 'slots' or 'static'",
         ),
         ("backend:\n  distinct: 3", ":2: backend.distinct: unknown key for kind 'auto'; it belongs to kind 'echo'"),
-        ("backend:\n\n  kind: ecko", ":3: backend.kind: found \"ecko\", allowed: 'auto', 'slots', 'static', 'echo'"),
+        (
+            "backend:\n\n  kind: ecko",
+            ":3: backend.kind: found \"ecko\", allowed: 'auto', 'slots', 'static', 'openai', 'echo'",
+        ),
         ("sources:\n- {kind: template}\n- {path: x}", ":3: sources[1]: needs a kind: 'template', 'jsonl', 'python'"),
         ("sources:\n- {kind: template}\n- 3", ":3: sources[1]: input should be a section (key: value), found"),
         ("sources:\n- kind: [x]", ":2: sources[0].kind: found a list, allowed: 'template', 'jsonl', 'python'"),

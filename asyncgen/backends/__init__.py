@@ -1,4 +1,6 @@
-"""What generates: echo, static, slots, and their interface. Importing this loads neither torch nor transformers."""
+"""What generates: echo, static, slots, openai, and their interface. Importing this loads no torch, transformers or
+openai.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,9 @@ from anyio import CancelScope, from_thread
 from asyncgen.backends.base import Backend, BackendSnapshot, Completions, Generator, Limits, Pool, nobody
 from asyncgen.backends.echo import Echo
 from asyncgen.backends.find import check_model
+from asyncgen.backends.openai import open_server
 from asyncgen.backends.streaming import Piece, Progress, Reader
-from asyncgen.config import Config, EchoBackend, LocalModel, SlotsBackend, StaticBackend
+from asyncgen.config import Config, EchoBackend, LocalModel, OpenAIBackend, SlotsBackend, StaticBackend
 from asyncgen.errors import ModelError
 from asyncgen.metrics import duration
 from asyncgen.tasks import in_thread
@@ -45,11 +48,15 @@ async def open_backend(config: Config, notice: Callable[[str], object] = str) ->
     model is loaded, and what was loaded.
 
     Loading happens in a worker thread, so the event loop lives on; cancelled, it ends after the step in progress.
-    Raises ModelError or ConfigError if the model cannot be used. ``auto`` takes ``slots`` where the model allows it;
-    where it does not, ``static``, and says why.
+    Raises ModelError or ConfigError if the model cannot be used, ServerFailed if its server cannot. ``auto`` takes
+    ``slots`` where the model allows it; where it does not, ``static``, and says why.
     """
     if isinstance(config.backend, EchoBackend):
         yield Echo(config, config.backend)
+        return
+    if isinstance(config.backend, OpenAIBackend):
+        async with open_server(config, config.backend, notice) as served:
+            yield served
         return
     began = perf_counter()
     notice(f"loading {config.model_name} ...")

@@ -50,8 +50,8 @@ def nobody(prompt: Prompt, at: int, piece: Piece) -> None:
 class Limits:
     """What a backend can hold."""
 
-    context_length: int
-    """Prompt and new tokens of one row, at most."""
+    context_length: int | None
+    """Prompt and new tokens of one row, at most; None where only a server knows, which refuses what is too long."""
     rows: int
     """Rows generated at once."""
 

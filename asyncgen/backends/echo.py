@@ -70,8 +70,8 @@ class Echo:
             length = len(given)
         else:
             length = sum(_count_words(message["content"]) for message in messages)
-        if length + max_new_tokens > self.limits.context_length:
-            raise PromptTooLong(length, max_new_tokens, self.limits.context_length)
+        if length + max_new_tokens > self._options.context_length:
+            raise PromptTooLong(length, max_new_tokens, self._options.context_length)
         return Prepared(length)
 
     async def run(self, pool: Pool, completions: Completions, progress: Progress = nobody) -> None:

@@ -8,16 +8,19 @@ from __future__ import annotations
 import json
 import os
 import re
+from contextlib import suppress
 from difflib import get_close_matches
 from importlib.util import find_spec
+from ipaddress import ip_address
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from asyncgen.config import Config, LocalModel
-from asyncgen.errors import ModelError
+from asyncgen.config import Config, LocalModel, OpenAIBackend
+from asyncgen.errors import ConfigError, ModelError
 from asyncgen.paths import expanded, is_dir
 from asyncgen.resources import BUNDLED_MODEL, bundled_model
 
-__all__ = ["INSTALL", "cautions", "check_model", "locate"]
+__all__ = ["INSTALL", "api_key", "cautions", "check_model", "locate"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _HUB_ID_LENGTH = 96
@@ -32,8 +35,10 @@ def check_model(config: Config) -> None:
     hub id, a hub model that is not cached while offline mode is on, an optional package that is missing.
 
     Reads names of files and the index of the weights, and nothing else; takes milliseconds. The echo backend needs no
-    model.
+    model, and which models a server has is known to the server alone.
     """
+    if isinstance(config.backend, OpenAIBackend):
+        _check_client()
     if not isinstance(config.backend, LocalModel):
         return
     place = locate(config.model_name)
@@ -44,8 +49,35 @@ def check_model(config: Config) -> None:
     _check_packages(config.backend)
 
 
+def api_key(config: Config) -> str | None:
+    """The key for the server that ``config`` names; None for another engine, and where no key is to be sent.
+
+    Raises ConfigError, which never shows the key, if the variable that is to hold it does not, or holds what cannot be
+    sent.
+    """
+    if not isinstance(config.backend, OpenAIBackend) or (name := config.backend.api_key_env) is None:
+        return None
+    key = os.environ.get(name, "").strip()
+    if not key:
+        raise ConfigError(
+            f"backend.api_key_env: the environment variable {name} is {'empty' if name in os.environ else 'not set'}",
+            hint=f"set {name} to the key of {config.backend.base_url}; null sends none",
+        )
+    if not re.fullmatch(r"[\x21-\x7e]+", key):
+        raise ConfigError(
+            f"backend.api_key_env: the environment variable {name} holds characters that cannot be sent in a header",
+            hint="a key is of ASCII letters, digits and signs, without spaces",
+        )
+    return key
+
+
 def cautions(config: Config) -> tuple[str, ...]:
-    """Sentences on what will hardly work, although nothing forbids it."""
+    """Sentences on what will hardly work, or is hardly meant, although nothing forbids it."""
+    backend = config.backend
+    if isinstance(backend, OpenAIBackend):
+        if backend.api_key_env is None or _is_private(backend.base_url):
+            return ()
+        return (f"the key in {backend.api_key_env} goes to {backend.base_url} unencrypted: http, and not this machine",)
     uses_model = isinstance(config.backend, LocalModel)
     own_prompts = config.template is not None or config.sources is not None
     if uses_model and own_prompts and config.model_name == BUNDLED_MODEL:
@@ -147,6 +179,22 @@ def _hub_cache() -> Path:
     environment = os.environ.get
     home = environment("HF_HOME") or Path(environment("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
     return Path(environment("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
+
+
+def _is_private(url: str) -> bool:
+    """Whether what is sent there is encrypted, or does not leave this machine."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if parts.scheme == "https" or host == "localhost" or host.endswith(".localhost"):
+        return True
+    with suppress(ValueError):
+        return ip_address(host).is_loopback
+    return False
+
+
+def _check_client() -> None:
+    if find_spec("openai") is None:
+        raise ModelError("the backend openai needs the package openai", hint=f"{INSTALL} '.[openai]'")
 
 
 def _check_packages(backend: LocalModel) -> None:

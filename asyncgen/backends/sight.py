@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from asyncgen.backends.find import check_model
-from asyncgen.config import Config, EchoBackend
+from asyncgen.config import Config, LocalModel
 from asyncgen.tasks import tell_nobody
 
 if TYPE_CHECKING:
@@ -27,12 +27,12 @@ class Sight:
 
 
 def see(config: Config, notice: Callable[[str], object] = tell_nobody) -> Sight | None:
-    """The tokenizer of ``config``'s model; None for a backend without a model.
+    """The tokenizer of ``config``'s model; None for a backend without one, or whose model is a server's.
 
     Read from the model's files where that is enough. Else torch and transformers are imported, which ``notice`` is
     told, and a hub model's tokenizer is downloaded. Raises ModelError.
     """
-    if isinstance(config.backend, EchoBackend):
+    if not isinstance(config.backend, LocalModel):
         return None
     check_model(config)
     if files := files_of(config):

@@ -88,7 +88,7 @@ class Static:
 
     def prepare(self, given: Given, max_new_tokens: int, shared: int = 0) -> Prepared:  # noqa: ARG002  # computes every prompt whole
         """See ``Backend.prepare``. Raises ModelError if the tokenizer does not fit the model."""
-        context = self.limits.context_length
+        context = self._loaded.context_length
         ids = encode(self._chat, given, max_new_tokens, context_length=context, embeddings=self._loaded.embeddings)
         if not self._fixed_shape:
             return Prepared(len(ids), ids)
@@ -186,7 +186,7 @@ class Static:
                 continue
             cells = _cells_per_row(part)
             rows = self._budget.rows(self.limits.rows if self._fixed_shape else len(part), cells)
-            if cells > self.limits.context_length:  # the longest prompt and the longest answer are not the same one's
+            if cells > self._loaded.context_length:  # the longest prompt and the longest answer are not the same one's
                 rows = max(1, len(part) // 2)
             if len(part) > rows:
                 waiting += [part[rows:], part[:rows]]

@@ -33,8 +33,8 @@ Examples:
 \b
 Exit codes: 0 complete, 1 internal error, 2 bad configuration, data or
 model, 3 output in use, 4 too many rejections, 5 the sources ended first,
-74 output failed, 75 no progress for `watchdog` seconds, 130/143 stopped by
-a signal (these four resumable).
+69 the server failed or did not answer, 74 output failed, 75 no progress for
+`watchdog` seconds, 130/143 stopped by a signal (these five resumable).
 """
 _CHECK_EPILOG = """
 \b
@@ -55,7 +55,8 @@ Examples:
 
 \b
 Exit codes: 0 shown, 2 bad configuration, data or model, 4 a check failed too
-often (after what was found), 5 the sources end before --start.
+often (after what was found), 5 the sources end before --start, 69 the server
+failed.
 """
 _SERVE_EPILOG = """
 \b

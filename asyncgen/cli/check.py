@@ -109,7 +109,8 @@ def _model(facts: Facts) -> Iterator[tuple[str, str]]:
         yield "model", "none (echo)"
         return
     size = f", {_bytes(model.weight_bytes)} of weights" if model.weight_bytes else ""
-    yield "model", f"{model.name} ({model.backend}){size}; device {model.device}, dtype {model.dtype}"
+    how = f"; device {model.device}, dtype {model.dtype}" if model.device else ""
+    yield "model", f"{model.name} ({model.backend}){size}{how}"
     yield "", model.found
 
 

@@ -22,6 +22,7 @@ EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
     (errors.OutputInUse, 3),
     (errors.TooManyRejections, 4),
     (errors.SourcesEnded, 5),
+    (errors.ServerFailed, 69),
     (errors.OutputFailed, 74),
 )
 """First match wins; 0 complete, 1 any other error, 130 and 143 stopped by SIGINT and SIGTERM."""

@@ -107,7 +107,9 @@ def _generator(snapshot: Snapshot, lately: Snapshot) -> Figure:
     overall = snapshot.generated / snapshot.seconds if snapshot.seconds > 0 else 0.0
     now = lately.generated / lately.seconds if lately.seconds > 0 else overall
     items += [f"{now:,.0f} tokens/s now", f"{overall:,.0f} overall"]
-    if snapshot.slots:
+    if snapshot.in_flight_limit:
+        items.append(f"requests {snapshot.rows_running} of {snapshot.in_flight_limit} in flight")
+    elif snapshot.slots:
         items.append(f"slots {snapshot.rows_running} of {snapshot.slots} (mean {snapshot.fill:.0%})")
     elif snapshot.rows_offered:
         items.append(f"batches {snapshot.fill:.0%} full")
@@ -115,6 +117,8 @@ def _generator(snapshot: Snapshot, lately: Snapshot) -> Figure:
         items.append(f"prefix hits {snapshot.prefix_share:.0%}")
     if snapshot.cells and not snapshot.slots:  # slots need no padding
         items.append(f"padding {snapshot.padding:.0%}")
+    if snapshot.tried_again:
+        items.append(f"tried again {snapshot.tried_again}")
     if snapshot.out_of_memory:
         items.append(f"out of memory {snapshot.out_of_memory}")
     return Figure("generator", tuple(items))

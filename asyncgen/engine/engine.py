@@ -310,7 +310,7 @@ class Engine:
         if self._failure is None:
             return _closed()
         why = self._failure
-        error = BackendFailed(*why.args, hint=why.hint) if isinstance(why, BackendFailed) else BackendFailed(f"{why}")
+        error = type(why)(*why.args, hint=why.hint) if isinstance(why, BackendFailed) else BackendFailed(f"{why}")
         error.__cause__ = why.__cause__ if isinstance(why, BackendFailed) else why
         return error
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from asyncgen.config import Config
+from asyncgen.config import Config, OpenAIBackend
 from asyncgen.config_file import with_absolute_model
 from asyncgen.engine.engine import Engine
 from asyncgen.errors import ConfigError
@@ -42,4 +42,6 @@ def _check_same(config: Config, engine: Config) -> None:
 
 def _place(config: Config) -> str:
     name = with_absolute_model(config).model_name
+    if isinstance(config.backend, OpenAIBackend):
+        return name
     return str(Path(name).resolve()) if Path(name).is_absolute() else name

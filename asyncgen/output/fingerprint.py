@@ -10,16 +10,17 @@ What each field of the configuration does to the records (``RULES``):
     records   seed; system_prompt; sources: kind, name, weight, parameters; use_k_shot, k_shot_count, k_shot_rotate;
               ensure_diversity; max_attempts; record_messages; generation: temperature, top_p, top_k, min_p,
               repetition_penalty, max_new_tokens, stop; validation: all but what is named below; backend: dtype,
-              revision, quantization, trust_remote_code; echo: bad_share, distinct, context_length
+              revision, quantization, trust_remote_code; openai: seed_bits, max_tokens_field, extra_body; echo:
+              bad_share, distinct, context_length
     input     vocabulary_path, features_path, conversation_path, template; sources: path, function; validation:
               banned_words_path, readability.known_words_path, functions.function; model_name, if ``inputs`` has
               a ``model`` (a directory); a hub id is compared as it stands
-    noted     generation.batch_size (padding and kernels change with it); backend: device, device_map;
-              validation.functions.timeout; and backend.kind among the engines for the same local model (auto, static,
-              slots; another kind is refused)
+    noted     generation.batch_size (padding and kernels change with it); backend: device, device_map, base_url (a
+              server may move); validation.functions.timeout; and backend.kind among the engines for the same local
+              model (auto, static, slots; another kind is refused)
     free      num_stories (it may grow; at or below what is on disk the run is complete); output_path; window;
-              drain_timeout; watchdog; sources.timeout; max_rejection_rate; validation.functions.concurrency; echo:
-              seconds_per_batch; server
+              drain_timeout; watchdog; sources.timeout; max_rejection_rate; validation.functions.concurrency; openai:
+              api_key_env, timeout, patience, max_retries; echo: seconds_per_batch; server
 
 Secrets among parameters (``config_section.without_secrets``) are neither kept nor compared.
 
@@ -62,6 +63,14 @@ RULES: dict[str, Rule] = {
     "backend.revision": "records",
     "backend.quantization": "records",
     "backend.trust_remote_code": "records",
+    "backend.base_url": "noted",
+    "backend.api_key_env": "free",
+    "backend.timeout": "free",
+    "backend.patience": "free",
+    "backend.max_retries": "free",
+    "backend.seed_bits": "records",
+    "backend.max_tokens_field": "records",
+    "backend.extra_body": "records",
     "backend.seconds_per_batch": "free",
     "backend.bad_share": "records",
     "backend.distinct": "records",

@@ -118,7 +118,7 @@ class ModelInfo(BaseModel):
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "asyncgen"
-    max_model_len: int
+    max_model_len: int | None
     """Tokens of prompt and answer together; not of OpenAI's."""
 
 

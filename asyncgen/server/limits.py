@@ -10,6 +10,7 @@ from asyncgen.server.refusals import Refusal
 
 __all__ = ["Limits"]
 
+_ENDLESS = 2**31
 _LEAST_BODY, _BODY_OF_A_TOKEN, _MOST_BODY = 2**16, 16, 2**24
 
 
@@ -25,16 +26,18 @@ class Limits:
     """Tokens of an answer; with the shortest of prompts they fit the context."""
     usual_tokens: int
     """The same, where a request does not say."""
-    context_length: int
+    context_length: int | None
+    """None where only somebody else knows it."""
     body: int
     """Bytes of a request."""
 
     @classmethod
-    def of(cls, config: Config, context_length: int) -> Limits:
+    def of(cls, config: Config, context_length: int | None) -> Limits:
         """Those that ``config`` says, for a model with so many tokens of context."""
-        server, fit = config.server, max(1, context_length - 1)
+        server, context = config.server, _ENDLESS if context_length is None else context_length
+        fit = max(1, context - 1)
         new_tokens = fit if server.max_tokens is None else min(server.max_tokens, fit)
-        body = min(_LEAST_BODY + _BODY_OF_A_TOKEN * context_length, _MOST_BODY)
+        body = min(_LEAST_BODY + _BODY_OF_A_TOKEN * context, _MOST_BODY)
         return cls(
             choices=server.max_choices,
             stories=server.max_stories,
@@ -57,13 +60,14 @@ class Limits:
                 f"n: {prompts * question.answers} answers are wanted to all prompts, at most {self.stories} may be",
                 param="n",
             )
+        context = _ENDLESS if self.context_length is None else self.context_length
         for place, each in enumerate(question.prompts):
-            if len(each) >= self.context_length and each and isinstance(each[0], int):
-                message = f"prompt[{place}]: {len(each)} tokens leave no room in a context of {self.context_length}"
+            if len(each) >= context and isinstance(each[0], int):
+                message = f"prompt[{place}]: {len(each)} tokens leave no room in a context of {context}"
                 raise Refusal(400, "context_length_exceeded", message, param="prompt")
         for param, asked in question.lengths.items():
-            if asked >= self.context_length:
-                message = f"{param}: found {asked}, but the context holds {self.context_length} tokens, prompt included"
+            if asked >= context:
+                message = f"{param}: found {asked}, but the context holds {context} tokens, prompt included"
                 raise Refusal(400, "context_length_exceeded", message, param=param)
             if asked > self.new_tokens:
                 raise _beyond(param, asked, self.new_tokens)

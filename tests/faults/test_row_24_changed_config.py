@@ -23,6 +23,7 @@ from tests.programs import ECHO as ON_ECHO
 from tests.programs import asyncgen, records, without_torch
 
 ECHO = {"kind": "echo"}
+SERVER = {"kind": "openai", "base_url": "http://localhost:8000/v1"}
 JSONL = {"kind": "jsonl", "path": "/a.jsonl"}
 PYTHON = {"kind": "python", "function": "prompts:stories"}
 CHECK = {"function": "checks:kind"}
@@ -42,6 +43,14 @@ CHANGES: dict[str, tuple[Any, ...]] = {
         {"kind": "auto", "revision": "c0ffee" * 6 + "c0de", "trust_remote_code": True},
         {"kind": "auto", "revision": "c0ffee" * 6 + "c0de"},
     ),
+    "backend.base_url": (SERVER | {"base_url": "https://elsewhere.example/v1"}, SERVER),
+    "backend.api_key_env": (SERVER | {"api_key_env": "THE_KEY"}, SERVER),
+    "backend.timeout": (SERVER | {"timeout": 3.5}, SERVER),
+    "backend.patience": (SERVER | {"patience": 200.0}, SERVER),
+    "backend.max_retries": (SERVER | {"max_retries": 3}, SERVER),
+    "backend.seed_bits": (SERVER | {"seed_bits": 32}, SERVER),
+    "backend.max_tokens_field": (SERVER | {"max_tokens_field": "max_completion_tokens"}, SERVER),
+    "backend.extra_body": (SERVER | {"extra_body": {"top_k": -1}}, SERVER),
     "backend.seconds_per_batch": (ECHO | {"seconds_per_batch": 1.0}, ECHO),
     "backend.bad_share": (ECHO | {"bad_share": 0.5}, ECHO),
     "backend.distinct": (ECHO | {"distinct": 3}, ECHO),
@@ -141,9 +150,11 @@ def test_what_may_change_is_no_more_than_this() -> None:
         *("num_stories", "output_path", "window", "drain_timeout", "watchdog", "max_rejection_rate"),
         *("sources.timeout", "validation.functions.concurrency", "backend.seconds_per_batch"),
         *(f"server.{name}" for name in Server.model_fields),
+        *("backend.api_key_env", "backend.timeout", "backend.patience", "backend.max_retries"),
     }
     assert {name for name, rule in RULES.items() if rule == "noted"} == {
         *("generation.batch_size", "backend.device", "backend.device_map", "validation.functions.timeout"),
+        "backend.base_url",
     }
 
 
@@ -202,7 +213,14 @@ COMES_ALONG = {
     "validation.enabled": {"validation.readability.known_words_path"},
 }
 """What is not read any more."""
-ELSEWHERE = LOCAL | {"num_stories", "output_path", "backend.kind"}
+SERVED = {
+    f"backend.{name}"
+    for name in (
+        *("base_url", "api_key_env", "timeout", "patience", "max_retries"),
+        *("seed_bits", "max_tokens_field", "extra_body"),
+    )
+}
+ELSEWHERE = LOCAL | SERVED | {"num_stories", "output_path", "backend.kind"}
 """What echo has not, and what has a test of its own."""
 RUN = [name for name in CHANGES if name not in ELSEWHERE and not name.startswith(("sources.", "validation.functions."))]
 

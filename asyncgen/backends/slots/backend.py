@@ -79,7 +79,7 @@ class Slots:
 
     def prepare(self, given: Given, max_new_tokens: int, shared: int = 0) -> Prepared:
         """See ``Backend.prepare``. ``length`` counts the tokens behind the shared beginning."""
-        limits = {"context_length": self.limits.context_length, "embeddings": self._loaded.embeddings}
+        limits = {"context_length": self._loaded.context_length, "embeddings": self._loaded.embeddings}
         ids = encode(self._chat, given, max_new_tokens, **limits)
         beginning = self._boundaries.shared(given, shared, ids)
         return Prepared(len(ids) - beginning, ids, shared=beginning)

@@ -1,0 +1,221 @@
+"""A run of the backend: each prompt is a task that asks until it has a completion, and all of them share the gate.
+
+A prompt is taken when there is a place for it; what waits to be tried again holds none. What is the server's fault
+(busy, away) is waited for as long as ``patience`` lets; what may be the prompt's own is tried ``max_retries`` times.
+"""
+
+from __future__ import annotations
+
+import logging
+from random import random
+from time import perf_counter
+
+import anyio
+from anyio.abc import TaskGroup
+
+from asyncgen.backends.base import Completions, Pool
+from asyncgen.backends.openai.asker import Asker
+from asyncgen.backends.openai.failures import Failure, TryFailed
+from asyncgen.backends.openai.gate import Gate, Ticket
+from asyncgen.backends.openai.meter import ServerMeter
+from asyncgen.backends.openai.pace import Pace
+from asyncgen.backends.streaming import Progress
+from asyncgen.config import OpenAIBackend
+from asyncgen.errors import BackendFailed, ServerFailed
+from asyncgen.packing import Bell
+from asyncgen.records import Completion, Prompt
+from asyncgen.tasks import awake, single_cause
+
+_log = logging.getLogger(__name__)
+
+__all__ = ["Running", "pause_after"]
+
+SHORTEST, LONGEST = 0.25, 20.0
+"""Seconds within which a prompt is tried again: after its first failure, and after many."""
+
+
+def pause_after(failures: int, share: float) -> float:
+    """Seconds to wait after so many failures of one prompt: a ``share``, drawn from [0, 1), of a span that doubles each
+    time, so that those who failed together do not come back together ("full jitter").
+    """
+    return float(share * min(LONGEST, SHORTEST * 2 ** (min(failures, 32) - 1)))
+
+
+class Running:
+    """Made on the event loop; ``go`` it once."""
+
+    def __init__(
+        self,
+        asker: Asker,
+        options: OpenAIBackend,
+        rows: int,
+        meter: ServerMeter,
+        pool: Pool,
+        completions: Completions,
+        progress: Progress,
+    ) -> None:
+        self._asker, self._options, self._meter = asker, options, meter
+        self._pool, self._completions, self._progress = pool, completions, progress
+        self._most_held = 2 * rows  # a window is never smaller, so no completion finds its stream full
+        self._bell = Bell()
+        self._gate = Gate(Pace(rows), self._bell)
+        self._held: dict[int, anyio.CancelScope] = {}
+        self._taking = self._starving = False
+        self._heard = anyio.Event()
+        self._last_error = "none"
+        self._health = anyio.Lock()
+        self._tasks: TaskGroup
+
+    async def go(self) -> None:
+        """Until the pool is closed and all that was taken has its completion. Raises ServerFailed or BackendFailed."""
+        with single_cause():
+            async with anyio.create_task_group() as self._tasks:
+                self._tasks.start_soon(self._lose_patience)
+                async with anyio.create_task_group() as serving:
+                    await self._feed(serving)
+                self._tasks.cancel_scope.cancel()
+
+    def cancel(self, prompt: Prompt) -> None:
+        """See ``Backend.cancel``."""
+        if scope := self._held.get(id(prompt)):
+            scope.cancel()
+
+    async def _feed(self, serving: TaskGroup) -> None:
+        """Takes prompts as places become free."""
+        while True:
+            while (room := min(self._gate.free, self._most_held - len(self._held))) <= 0:
+                await self._bell.wait()
+            self._look(taking=True)
+            try:
+                prompts = await self._pool.take_some(room)
+            finally:
+                self._look(taking=False)
+            if not prompts:
+                return
+            for prompt in prompts:
+                scope = self._held[id(prompt)] = anyio.CancelScope()
+                serving.start_soon(self._serve, prompt, scope, self._gate.join(prompt.index))
+            self._look()
+
+    def _look(self, *, taking: bool | None = None) -> None:
+        """Notes who waits for whom, when either changed: we for prompts, or prompts for the server."""
+        self._taking = self._taking if taking is None else taking
+        starving = self._taking and not self._held
+        if starving != self._starving:
+            self._starving = starving
+            self._pool.starve(1 if starving else -1)
+        self._meter.holding(len(self._held))
+        if not self._held:
+            self._hear()
+        self._bell.ring()
+
+    async def _serve(self, prompt: Prompt, scope: anyio.CancelScope, ticket: Ticket) -> None:
+        completion = Completion(prompt, "", 0, 0.0, "cancelled", retryable=False)
+        with scope:
+            completion = await self._complete(prompt, ticket)
+        del self._held[id(prompt)]
+        self._look()
+        try:
+            self._completions.send_nowait((completion,))
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            self._tasks.cancel_scope.cancel()  # whoever received is gone: the run is being torn down
+        except anyio.WouldBlock as error:
+            raise BackendFailed("the stream of completions is too short for what was taken") from error
+
+    async def _complete(self, prompt: Prompt, ticket: Ticket) -> Completion:
+        failures = counted = 0
+        while True:
+            outcome = await self._try(prompt, await self._gate.admit(ticket), again=failures > 0)
+            if isinstance(outcome, Completion):
+                return outcome
+            failures += 1
+            counted += outcome.counts
+            if counted > self._options.max_retries and await self._is_alive():
+                self._hear()
+                return _failed(prompt, outcome, f"{counted} tries, the last one: ")
+            pause = pause_after(failures, random())
+            _log.debug("index %d, try %d: %s; again in %.2f s", prompt.index, failures, outcome.message, pause)
+            await anyio.sleep(pause)
+            ticket = self._gate.join(prompt.index)
+
+    async def _try(self, prompt: Prompt, number: int, *, again: bool) -> Completion | Failure:
+        """One request; what is final of a prompt, or why it is to be tried again. Raises ServerFailed."""
+        began, told = perf_counter(), 0
+
+        def tell(piece: str) -> None:
+            nonlocal told
+            self._hear()  # also of a model that thinks, and says nothing yet
+            if piece:
+                self._progress(prompt, told, piece)
+                told += len(piece)
+
+        self._meter.tried(again=again)
+        self._note_places()
+        try:
+            answer = await self._asker.ask(prompt, tell)
+        except TryFailed as error:
+            failure = error.failure
+            self._draw_conclusions(failure, number)
+        else:
+            self._gate.pace.succeeded()
+            self._hear()
+            self._meter.answered(answer.tokens or 0, answer.prompt_tokens or 0)
+            return self._asker.completion(prompt, answer, perf_counter() - began)
+        finally:
+            self._gate.leave()
+            self._note_places()
+        if failure.ends == "run":
+            raise ServerFailed(f"{self._options.base_url}: {failure.message}", hint=failure.hint)
+        if failure.wait > self._options.patience:
+            raise ServerFailed(
+                f"{self._options.base_url}: {failure.message}; it asks to wait {failure.wait:,.0f} s",
+                hint=f"that is more than backend.patience ({self._options.patience:g} s): start the run again later",
+            )
+        if failure.ends == "prompt":
+            self._hear()
+            return Completion(prompt, "", 0, 0.0, "refused", f"refused: {failure.message}", retryable=False)
+        return _failed(prompt, failure, f"after {told} characters: ") if told else failure
+
+    def _draw_conclusions(self, failure: Failure, number: int) -> None:
+        """What a failure means for all others."""
+        self._last_error = failure.message
+        if failure.overload:
+            self._gate.pace.overloaded(number)
+        if failure.wait:
+            self._gate.pause()
+            self._tasks.start_soon(self._resume_after, failure.wait)
+
+    async def _resume_after(self, seconds: float) -> None:
+        await anyio.sleep(seconds)
+        self._gate.resume()
+
+    async def _is_alive(self) -> bool:
+        """Whether the server says so of itself, asked by one at a time."""
+        async with self._health:
+            return await self._asker.is_alive()
+
+    def _note_places(self) -> None:
+        self._meter.flying(self._gate.pace.in_flight, self._gate.pace.limit)
+
+    def _hear(self) -> None:
+        """The server gave something, or nothing is wanted of it."""
+        self._heard.set()
+
+    async def _lose_patience(self) -> None:
+        """Raises ServerFailed when nothing was heard for ``patience`` seconds, though prompts were held."""
+        patience = self._options.patience
+        while True:
+            while not self._held:
+                await self._bell.wait()
+            self._heard = anyio.Event()
+            with anyio.CancelScope() as scope, awake(patience, scope.cancel):
+                await self._heard.wait()
+            if scope.cancelled_caught:
+                raise ServerFailed(
+                    f"no answer from {self._options.base_url} for {patience:g} s; the last error: {self._last_error}",
+                    hint="what was decided is on disk; the same run goes on when the server does",
+                )
+
+
+def _failed(prompt: Prompt, failure: Failure, when: str) -> Completion:
+    return Completion(prompt, "", 0, 0.0, "error", f"server: {when}{failure.message}")
