@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -94,7 +97,16 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("document", DOCS, ids=lambda path: path.name)
 def test_a_page_does_what_it_shows(document: Path, programs: Path, tmp_path: Path) -> None:
-    """From top to bottom, in one empty folder, as a reader would."""
+    """From top to bottom, in one empty folder, as a reader would; what a page leaves running is ended."""
+    try:
+        _read_aloud(document, programs, tmp_path)
+    finally:
+        for file in tmp_path.glob("*.pid"):
+            with suppress(ProcessLookupError):
+                os.kill(int(file.read_text()), signal.SIGKILL)
+
+
+def _read_aloud(document: Path, programs: Path, tmp_path: Path) -> None:
     said = ""
     for example in read_page(document).examples:
         where = f"{document.name}:{example.line}"

@@ -99,7 +99,7 @@ def test_a_server_that_does_not_come_back_stops_the_run_resumably(tmp_path: Path
         port = served.url.rpartition(":")[2]
         whole = asyncgen("run", *through(served, 60, "whole", *WORDLESS), cwd=tmp_path)
         assert whole.returncode == 0, whole.stderr
-        arguments = through(served, 60, "stopped", *WORDLESS, "backend.patience=0.5")
+        arguments = through(served, 60, "stopped", *WORDLESS, "backend.timeout=2", "backend.patience=2.5")
         run = start("run", *arguments, cwd=tmp_path)
         while run.poll() is None and lines(tmp_path / "stopped.jsonl") < 20:
             time.sleep(0.01)
