@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import wraps
 from pathlib import Path
@@ -54,6 +54,7 @@ _Sets = Annotated[
 ]
 _ModelName = Annotated[str | None, typer.Option(help="bedtime-tiny, a hub id or a directory.")]
 _BatchSize = Annotated[str | None, typer.Option(help="Rows generated at once, or auto.")]
+_ServerBatchSize = Annotated[str | None, typer.Option(help="Rows generated at once; auto unless it is set.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +100,12 @@ def read_server_settings(
     config_option: _ConfigOption = None,
     sets: _Sets = None,
     model_name: _ModelName = None,
-    batch_size: _BatchSize = None,
+    batch_size: _ServerBatchSize = None,
     host: Annotated[str | None, typer.Option(help="Address to listen at; others than 127.0.0.1 need a key.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen at; 0 takes one that is free.")] = None,
 ) -> Settings:
-    """The same for a server."""
-    return _settings(
+    """The same for a server, whose rows are as many as suit the engine unless somebody says how many."""
+    settings = _settings(
         config,
         config_option,
         sets,
@@ -113,6 +114,11 @@ def read_server_settings(
         ("--host", "server.host", host),
         ("--port", "server.port", port),
     )
+    generation = settings.config.generation
+    if "batch_size" in generation.model_fields_set:
+        return settings
+    automatic = generation.model_copy(update={"batch_size": "auto"})
+    return replace(settings, config=settings.config.model_copy(update={"generation": automatic}))
 
 
 def with_settings(

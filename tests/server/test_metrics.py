@@ -64,7 +64,7 @@ def test_what_was_done_is_counted(served: Served, accept: str) -> None:
         assert sample(found[name], "_count") == sample(found[name], "_bucket", le="+Inf") == 4
     assert sample(found["asyncgen_first_token_seconds"], "_count") == 1
     assert sample(found["asyncgen_http_request_duration_seconds"], "_count", path=CHAT) == 3
-    assert sample(found["asyncgen_slots"]) == 8
+    assert sample(found["asyncgen_slots"]) == 32, "as many as suit the engine"
     assert sample(found["asyncgen_slots_used"]) == 0
     assert sample(found["asyncgen_queue_depth"]) == 0
     assert sample(found["process_resident_memory_bytes"]) > 2**20
