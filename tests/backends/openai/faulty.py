@@ -154,18 +154,18 @@ class Faulty:
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         watching = asyncio.ensure_future(reader.read(1))
+        answering = asyncio.ensure_future(self._do(self.choose(request), request, writer))
         try:
-            answering = asyncio.ensure_future(self._do(self.choose(request), request, writer))
             await asyncio.wait({watching, answering}, return_when=asyncio.FIRST_COMPLETED)
             if answering.done():
                 return answering.result()
-            answering.cancel()
         except ConnectionError:  # it was left while something was written
             pass
         finally:
             self.in_flight -= 1
             watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+            answering.cancel()
+            await asyncio.gather(watching, answering, return_exceptions=True)
         self.left += 1
         return False
 
