@@ -101,27 +101,24 @@ class Faulty:
     def _run(self, ready: threading.Event) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.run_until_complete(self._listen(ready))
+        while left := asyncio.all_tasks(self._loop):  # of connections that came in the last moment too
+            for task in left:
+                task.cancel()
+            self._loop.run_until_complete(asyncio.wait(left))
         self._loop.close()
 
     async def _listen(self, ready: threading.Event) -> None:
         self._end, self._five = asyncio.Event(), asyncio.Event()
         self._writers: set[asyncio.StreamWriter] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
         server = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
         self.port = server.sockets[0].getsockname()[1]
         ready.set()
         await self._end.wait()
         server.close()
-        for task in self._tasks:
-            task.cancel()
         for writer in self._writers:
             writer.transport.abort()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
         self._writers.add(writer)
         try:
             while await self._answered(reader, writer):
@@ -129,7 +126,6 @@ class Faulty:
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
-            self._tasks.discard(task)
             self._writers.discard(writer)
             writer.transport.abort()
 
@@ -154,18 +150,18 @@ class Faulty:
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         watching = asyncio.ensure_future(reader.read(1))
+        answering = asyncio.ensure_future(self._do(self.choose(request), request, writer))
         try:
-            answering = asyncio.ensure_future(self._do(self.choose(request), request, writer))
             await asyncio.wait({watching, answering}, return_when=asyncio.FIRST_COMPLETED)
             if answering.done():
                 return answering.result()
-            answering.cancel()
         except ConnectionError:  # it was left while something was written
             pass
         finally:
             self.in_flight -= 1
             watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+            answering.cancel()
+            await asyncio.gather(watching, answering, return_exceptions=True)
         self.left += 1
         return False
 
