@@ -31,6 +31,7 @@ _STATES = (
     "stops_at",
     "rows_running",
     "slots",
+    "unanswered_seconds",
     "seconds_per_token",
     "stopping",
     "finishing",
@@ -61,6 +62,8 @@ def bottleneck(snapshot: Snapshot, earlier: Snapshot | None = None) -> str:
     validator, the disk; unless a validator blocked the event loop for as long, and with it all the others. What is
     neither work nor waiting is the event loop's: somebody blocks it.
     """
+    if snapshot.is_unanswered:
+        return f"the server, which has not answered for {snapshot.unanswered_seconds:.0f} s"
     lately = since(snapshot, Snapshot() if earlier is None else earlier)
     if lately.seconds <= 0 or not snapshot.rows_filled:
         return ""

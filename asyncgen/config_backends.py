@@ -80,7 +80,8 @@ class AutoBackend(LocalModel):
 
     kind: Literal["auto"] = "auto"
     """`auto` (`slots` where the model allows it, else `static`), `slots` (our in-flight engine), `static` (works for
-    every model), `openai` (a server that speaks OpenAI's protocol) or `echo` (no model at all: for trying things out).
+    every model), `openai` (a server, which wants a `base_url`: docs/servers.md) or `echo` (no model at all: for trying
+    things out).
     """
 
 

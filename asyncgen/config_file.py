@@ -54,6 +54,10 @@ class Origins:
             key = key[: max(key.rfind("."), key.rfind("["), 0)]
         return ""
 
+    def exactly(self, key: str) -> str:
+        """Where ``key`` itself was set; empty for what was not, also if its section was."""
+        return self._origins.get(key, "")
+
 
 def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
     """The configuration in ``path`` (YAML or JSON; None: defaults), changed by ``overrides`` (``generation.top_k=50``).

@@ -9,6 +9,7 @@ from asyncgen.ordering import HOPELESS_AFTER, Ordering
 
 __all__ = ["failing", "failures", "hopeless", "too_few_prompts", "used_up", "worry"]
 
+_OF_SERVERS = ("refused", "server")
 _MEND_AND_BEGIN_ANEW = (
     "look at the rejected file; mend the template, the model or the validation, then run again: no story was accepted "
     "yet, so it begins anew"
@@ -64,4 +65,7 @@ def failures(ordering: Ordering, metrics: Metrics) -> str:
 
 
 def _most_frequent(metrics: Metrics) -> str:
-    return ", ".join(f"{reason} ({count})" for reason, count in metrics.reasons.most_common(3)) or "none"
+    """With the last words of a server, if it is the one that refuses: nobody else knows them."""
+    found = metrics.reasons.most_common(3)
+    words = metrics.last_reasons[found[0][0]] if found and found[0][0] in _OF_SERVERS else ""
+    return (", ".join(f"{reason} ({count})" for reason, count in found) or "none") + (words and f"; the last: {words}")

@@ -18,6 +18,9 @@ __all__ = ["BackendSnapshot", "Metrics", "Snapshot", "View", "Watched", "batches
 QUICKER = 0.5
 """About what a row takes beside a few others, of what it takes beside many: a quarter on a CPU, all of it on a GPU."""
 
+UNANSWERED = 5.0
+"""Seconds without an answer of a server that fails, after which it is worth saying."""
+
 _Number = TypeVar("_Number", int, float)
 
 
@@ -57,6 +60,8 @@ class BackendSnapshot:
     """Shared beginnings that were computed."""
     device_bytes: int = 0
     """Memory of accelerators that the model's process holds; 0 without one."""
+    unanswered_seconds: float = 0.0
+    """For how long a server has given no answer, if it fails; 0 while it answers."""
     in_flight_limit: int = 0
     """Requests that a server may have of us at once, as it looks now; 0 for engines in this process."""
     tries: int = 0
@@ -203,8 +208,13 @@ class Snapshot(BackendSnapshot):
         return _share(self.accepted_first, self.first_attempts)
 
     @property
+    def is_unanswered(self) -> bool:
+        """Whether a server has given no answer for longer than that means nothing."""
+        return self.unanswered_seconds >= UNANSWERED
+
+    @property
     def eta_seconds(self) -> float | None:
-        """Time to the goal; None if there is no goal or no pace yet, or the run is stopping before it.
+        """Time to the goal; None if there is no goal or no pace (yet), or the run is stopping before it.
 
         Counts accepted completions, not stories on disk: what is finished and waits for a lower index is done, or one
         early prompt that is tried again would make a run look slower than it is. Rows in progress count as far as their
@@ -215,7 +225,7 @@ class Snapshot(BackendSnapshot):
         In slots a batch is the work of as many rows as run on average. The last stories take what is left of the rows
         that run, at the pace of now, and then their further attempts, which are ``QUICKER`` for having more room.
         """
-        if self.goal is None or self.stopping or not self.accepted_attempts or self.seconds <= 0:
+        if self.goal is None or self.stopping or not self.accepted_attempts or self.seconds <= 0 or self.is_unanswered:
             return None
         wanted = self.goal - self.accepted_before - self.accepted_attempts
         if wanted <= 0:
@@ -268,6 +278,8 @@ class Metrics:
         self.accepted_first = 0
         self.tokens = 0
         self.reasons: Counter[str] = Counter()
+        self.last_reasons: dict[str, str] = {}
+        """The last of each kind, whole."""
         self.validator_seconds: defaultdict[str, float] = defaultdict(float)
         self.validator_calls: Counter[str] = Counter()
         self.disk_seconds = 0.0
@@ -315,7 +327,9 @@ class Metrics:
         self.validator_calls[validator] += calls
 
     def _refuse(self, reasons: Iterable[str]) -> None:
-        self.reasons.update({reason.partition(":")[0] for reason in reasons})
+        kinds = {reason.partition(":")[0]: reason for reason in reasons}
+        self.reasons.update(kinds.keys())
+        self.last_reasons.update(kinds)
 
 
 def batches_to(left: float, acceptance: float, rows: float) -> float:

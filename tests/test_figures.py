@@ -239,6 +239,9 @@ def test_a_server_in_words() -> None:
     assert line in Report("complete", SERVED, Path("s"), Path("r")).summary().splitlines()
     assert "server" not in Report("complete", SNAPSHOT, Path("s"), Path("r")).summary()
     assert bottleneck(replace(SERVED, seconds=10, busy_seconds=10, rows_offered=0, depths={})) == "the server (good)"
+    away = replace(SERVED, seconds=10, busy_seconds=10, unanswered_seconds=12.3)
+    assert bottleneck(away) == "the server, which has not answered for 12 s"
+    assert away.eta_seconds is None
 
 
 def test_requests_are_counted_and_their_limit_is_a_state() -> None:

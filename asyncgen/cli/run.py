@@ -116,6 +116,8 @@ class _Run:
                 _leave_stalled()
             for each in filter(None, [error.report] if isinstance(error, errors.RunStopped) else self._cut_short):
                 tell(each.summary())  # what was refused before anything was generated has none
+            if isinstance(error, errors.ServerFailed):
+                self._tell_more(f"go on with: {self._again}")
             if isinstance(error, Exception):
                 raise
             # Whatever raises it in a task or callback of its own, asyncio ends the loop with it.

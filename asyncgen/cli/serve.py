@@ -64,7 +64,7 @@ def _placed(settings: Settings) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        origin = settings.origins.of(error.key or ("model_name" if isinstance(error, ModelError) else ""))
+        origin = settings.origins.exactly(error.key or ("model_name" if isinstance(error, ModelError) else ""))
         if not origin:
             raise
         raise InputError(f"{origin}: {error.message}", hint=error.hint) from error

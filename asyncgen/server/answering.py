@@ -20,6 +20,7 @@ from asyncgen.server.limits import Limits
 from asyncgen.server.meters import Meters
 from asyncgen.server.questions import ChatQuestion, Choice, TextQuestion, choices_of
 from asyncgen.server.refusals import refusal_for
+from asyncgen.tasks import as_raised
 
 __all__ = ["Answering"]
 
@@ -70,11 +71,12 @@ class Answering:
     async def _mixed(self) -> AsyncIterator[MemoryObjectReceiveStream[_Event]]:
         """Pieces of several answers, one at a time: until the client has taken it, the others wait in the engine."""
         into, pieces = anyio.create_memory_object_stream[_Event]()
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._tell_all, into)
-            with pieces:
-                yield pieces
-            tasks.cancel_scope.cancel()
+        with as_raised():  # what is raised where the pieces are read leaves as it was raised
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._tell_all, into)
+                with pieces:
+                    yield pieces
+                tasks.cancel_scope.cancel()
 
     async def _tell_all(self, into: MemoryObjectSendStream[_Event]) -> None:
         async with into, anyio.create_task_group() as tasks:

@@ -63,7 +63,7 @@ def create_app(engine: Engine, *, key: str | None = None) -> Starlette:
         Route("/metrics", service.metrics),
         Route("/openapi.json", service.document),
     ]
-    paths: dict[object, str] = {route.endpoint: route.path for route in routes}
+    paths: dict[object, str] = {route.endpoint: route.path_format for route in routes}
     app = Starlette(
         routes=routes,
         middleware=[Middleware(_Watch, meters=service.meters, paths=paths), Middleware(Guard, key=key)],
@@ -133,7 +133,8 @@ class _Service:
         self._check_open(request)
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type != _JSON:
-            raise Refusal(415, "unsupported_media_type", f"found Content-Type {media_type[:100]!r}, expected {_JSON}")
+            message = f"found Content-Type {media_type[:100]!r}, expected {_JSON} (curl: -H 'Content-Type: {_JSON}')"
+            raise Refusal(415, "unsupported_media_type", message)
         body = await read_body(request, self._limits.body)
         question = _read(kind, body) if len(body) < _LARGE else await in_thread(_read, kind, body)
         self._check_model(question.model, "model")
@@ -167,7 +168,7 @@ def _read(kind: type[_Question], body: bytes) -> _Question:
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
-        raise refusal_of_fields(error, body) from None
+        raise refusal_of_fields(error, body, kind.model_fields) from None
 
 
 class _Watch:
@@ -207,10 +208,14 @@ async def _refuse(_: Request, error: Exception) -> Response:
     return refused(refusal_for(error))
 
 
-async def _refuse_path(_: Request, error: Exception) -> Response:
+async def _refuse_path(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
-    return refused(Refusal(error.status_code, code, error.detail, headers=error.headers))
+    headers = error.headers or {}
+    if error.status_code == 405:
+        message = f"{request.url.path[:200]} takes {headers.get('allow', headers.get('Allow', 'other methods'))}"
+        return refused(Refusal(405, "method_not_allowed", message, headers=headers))
+    message = f"there is nothing at {request.url.path[:200]}; /openapi.json has what there is"
+    return refused(Refusal(error.status_code, "not_found", message, headers=headers))
 
 
 async def _answer_nobody(_: Request, __: Exception) -> Response:

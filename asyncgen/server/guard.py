@@ -59,8 +59,6 @@ class Guard:
         return Refusal(
             401,
             "invalid_api_key",
-            "the key is another; it belongs into the header: Authorization: Bearer KEY"
-            if given
-            else "a key is missing",
+            f"{'the key is another' if given else 'no key found'}; expected the header: Authorization: Bearer KEY",
             headers={"WWW-Authenticate": "Bearer"},
         )

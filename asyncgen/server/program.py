@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import resource
 import socket
@@ -272,6 +273,10 @@ def _listening(server: Server) -> Iterator[socket.socket]:
             listener.bind(address)
             listener.listen(_BACKLOG)  # only now is the address ours
         except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise ConfigError(
+                    f"server.host: {server.host} is no address of this machine", key="server.host"
+                ) from None
             raise ConfigError(
                 f"server.port: {where} cannot be listened at: {error.strerror}",
                 key="server.port",

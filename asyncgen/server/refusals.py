@@ -26,7 +26,8 @@ status code                           why
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from pydantic import ValidationError
@@ -118,16 +119,18 @@ def refusal_for(error: Exception) -> Refusal:
     return Refusal(500, "internal_error", "internal error")
 
 
-def refusal_of_fields(error: ValidationError, body: bytes) -> Refusal:
-    """What a client is told of a ``body`` that is no question: the first field that is wrong."""
+def refusal_of_fields(error: ValidationError, body: bytes, fields: Iterable[str]) -> Refusal:
+    """What a client is told of a ``body`` that is no question with these ``fields``: the first one that is wrong."""
     errors = error.errors(include_url=False, include_context=False)
     if errors[0]["type"] == "json_invalid":
         return Refusal(400, "invalid_json", errors[0]["msg"])
-    meant = max((each for each in errors if each["loc"][:1] == errors[0]["loc"][:1]), key=_closeness)
-    kind, message = meant["type"], meant["msg"]
-    param = _path(meant["loc"], from_json(body)) or None
+    nearest = max((each for each in errors if each["loc"][:1] == errors[0]["loc"][:1]), key=_closeness)
+    kind, message = nearest["type"], nearest["msg"]
+    param = _path(nearest["loc"], from_json(body)) or None
     if kind in ("extra_forbidden", "unsupported"):
-        return Refusal(400, "unsupported_parameter", f"{param}: this server does not support it", param=param)
+        close = get_close_matches(param or "", fields, 1) if kind == "extra_forbidden" else []
+        meant = f"; did you mean {close[0]}?" if close else ""
+        return Refusal(400, "unsupported_parameter", f"{param}: this server does not support it{meant}", param=param)
     if kind == "missing":
         return Refusal(400, "missing_value", f"{param}: is missing", param=param)
     return Refusal(400, "invalid_value", f"{param or 'body'}: {message}", param=param)

@@ -67,18 +67,23 @@ def test_what_takes_too_long_is_told_so(tmp_path: Path) -> None:
     assert not [line for line in served.said if "Traceback" in line]
 
 
-def test_a_stream_that_is_cut_short_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_stream_that_is_cut_short_says_so(tmp_path: Path, n: int) -> None:
     """On the bundled model: pieces have come, and then no end but an error, which the official client raises."""
-    no_end = {"extra_body": {"min_p": 0.0}, "max_tokens": 1900, "temperature": 100.0, "stream": True}
-    with serving(tmp_path, *MODEL_SERVER, "--set", "drain_timeout=0.2") as served, served.client() as client:
-        stream = client.chat.completions.create(**QUESTION, **no_end)  # type: ignore[call-overload]
-        chunks = iter(stream)
-        next(chunks)
-        next(chunks)
+    no_end = {"max_tokens": 1900, "temperature": 100.0, "stream": True, "n": n}
+    limits = ("--set", "drain_timeout=0.2", "--set", "server.timeout=1")
+    with serving(tmp_path, *MODEL_SERVER, *limits) as served, served.client() as client:
+        late = client.chat.completions.create(**QUESTION, **no_end)  # type: ignore[call-overload]
+        with pytest.raises(openai.APIError, match="no answer within 1 s"):
+            list(late)
+        chunks = iter(client.chat.completions.create(**QUESTION, **no_end))  # type: ignore[call-overload]
+        for _ in range(n + 1):
+            next(chunks)
         served.program.send_signal(signal.SIGTERM)
         with pytest.raises(openai.APIError, match="the server is closing"):
             list(chunks)
         assert served.program.wait(60) == 0
+    assert f"{n} stories were not finished within 0.2 s; their clients are told so" in served.said
     assert not [line for line in served.said if "Traceback" in line]
 
 

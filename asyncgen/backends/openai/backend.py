@@ -33,7 +33,7 @@ class Served:
         self.engine = "openai"
         self.fallback = ""
         self.revision: str | None = None
-        self._options, self._generation = options, config.generation
+        self._options, self._generation, self._notice = options, config.generation, notice
         self._asker = Asker(client, config, options, notice)
         self._meter = ServerMeter(min(FIRST, rows))
         self._running: Running | None = None
@@ -45,7 +45,9 @@ class Served:
     async def run(self, pool: Pool, completions: Completions, progress: Progress = nobody) -> None:
         """See ``Backend.run``. Raises ServerFailed; leaves the pool closed, however it ends."""
         rows = self.limits.rows
-        self._running = Running(self._asker, self._options, rows, self._meter, pool, completions, progress)
+        self._running = Running(
+            self._asker, self._options, rows, self._meter, self._notice, pool, completions, progress
+        )
         try:
             await self._running.go()
         finally:

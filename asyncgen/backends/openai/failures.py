@@ -62,8 +62,9 @@ def of_status(
     the server's words what nobody may see.
     """
     said, code = _told(hide(body)[:_LOOKED_AT], headers)
-    said = _shortened(hide(said))
-    message = f"{_named(status)}{said}"
+    named = _named(status)
+    said = "" if f"({said})" in named else _shortened(hide(said))  # Starlette's "Not Found", say
+    message = f"{named}{said}"
     alive = status < 500
     if 300 <= status < 400:
         where = _shortened(hide(_line(headers.get("location", "elsewhere"))))
@@ -88,7 +89,11 @@ def of_status(
 
 def away(what: str) -> Failure:
     """No connection."""
-    return Failure("again", f"no connection: {what}", overload=True, reached=False)
+    if "WRONG_VERSION_NUMBER" in what:
+        hint = "whoever listens there speaks http, and not https"
+    else:
+        hint = "is the server running, and is backend.base_url where it is? the same run goes on when it can be reached"
+    return Failure("again", f"no connection: {what}", hint=hint, overload=True, reached=False)
 
 
 def cut(what: str) -> Failure:

@@ -17,9 +17,25 @@ class ServerMeter:
 
     def __init__(self, limit: int) -> None:
         self._state: tuple[BackendSnapshot, float | None] = (BackendSnapshot(in_flight_limit=limit), None)
+        self._answered = perf_counter()
+        self._failing_since: float | None = None
+        """When there was the last answer, if requests have failed since; else None."""
 
     def snapshot(self) -> BackendSnapshot:
         """The counters, up to now."""
+        counted, heard = self._counted(), self._failing_since
+        return counted if heard is None else replace(counted, unanswered_seconds=perf_counter() - heard)
+
+    def heard(self) -> None:
+        """There was an answer."""
+        self._answered, self._failing_since = perf_counter(), None
+
+    def failed(self) -> None:
+        """There was none to a request."""
+        if self._failing_since is None:
+            self._failing_since = self._answered
+
+    def _counted(self) -> BackendSnapshot:
         counted, since = self._state
         if since is None:
             return counted
@@ -27,7 +43,7 @@ class ServerMeter:
 
     def holding(self, prompts: int) -> None:
         """From now on so many prompts are held."""
-        counted, since = self.snapshot(), self._state[1]
+        counted, since = self._counted(), self._state[1]
         now = None if not prompts else perf_counter()
         if since is None and now is None:
             return

@@ -35,8 +35,10 @@ async def open_server(config: Config, options: OpenAIBackend, notice: Callable[[
     client, backend = await in_thread(_make, config, options, api_key(config), notice)
     try:
         notice(f"asking {options.base_url} for {config.model_name} ...")
-        _check_has_model(await _models(client, options), config.model_name, options.base_url, client.hide)
-        notice(f"{options.base_url} is there: at most {backend.limits.rows} requests at once")
+        models, why_not = await _models(client, options, notice)
+        _check_has_model(models, config.model_name, options.base_url, client.hide)
+        there = f"does not tell its models ({why_not})" if why_not else "is there"
+        notice(f"{options.base_url} {there}: at most {backend.limits.rows} requests at once")
         yield backend
     finally:
         with anyio.move_on_after(_CLOSING_SECONDS, shield=True):
@@ -58,19 +60,21 @@ def _make(
     return client, Served(config, options, client, rows, notice)
 
 
-async def _models(client: Client, options: OpenAIBackend) -> bytes:
-    """What the server says of its models; nothing if it has nothing to say of them."""
+async def _models(client: Client, options: OpenAIBackend, notice: Callable[[str], object]) -> tuple[bytes, str]:
+    """What the server says of its models; nothing if it has nothing to say of them, and why."""
     from asyncgen.backends.openai.failures import TryFailed  # noqa: PLC0415  # only here it is loaded already
 
     for pause in (*_PAUSES, None):
         try:
-            return await client.models()
+            return await client.models(), ""
         except TryFailed as error:
             failure = error.failure
         if failure.reached and failure.let_in:
-            return b""
+            return b"", failure.message
         if failure.reached or pause is None:
             break
+        if pause == _PAUSES[0]:
+            notice(f"{options.base_url} is not there yet ({failure.message}); it is tried for {sum(_PAUSES):g} s")
         await anyio.sleep(pause)
     raise ServerFailed(f"{options.base_url}: {failure.message}", hint=failure.hint)
 

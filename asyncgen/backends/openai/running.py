@@ -7,6 +7,7 @@ A prompt is taken when there is a place for it; what waits to be tried again hol
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from random import random
 from time import perf_counter
 
@@ -30,6 +31,8 @@ _log = logging.getLogger(__name__)
 
 __all__ = ["Running", "pause_after"]
 
+WORRIED = 5.0
+"""Seconds without an answer after which somebody is told."""
 SHORTEST, LONGEST = 0.25, 20.0
 """Seconds within which a prompt is tried again: after its first failure, and after many."""
 
@@ -50,11 +53,12 @@ class Running:
         options: OpenAIBackend,
         rows: int,
         meter: ServerMeter,
+        notice: Callable[[str], object],
         pool: Pool,
         completions: Completions,
         progress: Progress,
     ) -> None:
-        self._asker, self._options, self._meter = asker, options, meter
+        self._asker, self._options, self._meter, self._notice = asker, options, meter, notice
         self._pool, self._completions, self._progress = pool, completions, progress
         self._most_held = 2 * rows  # a window is never smaller, so no completion finds its stream full
         self._bell = Bell()
@@ -62,7 +66,7 @@ class Running:
         self._held: dict[int, anyio.CancelScope] = {}
         self._taking = self._starving = False
         self._heard = anyio.Event()
-        self._last_error = "none"
+        self._last_error = ""
         self._health = anyio.Lock()
         self._tasks: TaskGroup
 
@@ -179,6 +183,7 @@ class Running:
     def _draw_conclusions(self, failure: Failure, number: int) -> None:
         """What a failure means for all others."""
         self._last_error = failure.message
+        self._meter.failed()
         if failure.overload:
             self._gate.pace.overloaded(number)
         if failure.wait:
@@ -200,21 +205,36 @@ class Running:
     def _hear(self) -> None:
         """The server gave something, or nothing is wanted of it."""
         self._heard.set()
+        self._meter.heard()
+        self._last_error = ""
 
     async def _lose_patience(self) -> None:
-        """Raises ServerFailed when nothing was heard for ``patience`` seconds, though prompts were held."""
-        patience = self._options.patience
+        """Raises ServerFailed when nothing was heard for ``patience`` seconds, though prompts were held; says so long
+        before, if there were errors.
+        """
+        url, patience = self._options.base_url, self._options.patience
+        worried = min(WORRIED, patience)
         while True:
             while not self._held:
                 await self._bell.wait()
             self._heard = anyio.Event()
-            with anyio.CancelScope() as scope, awake(patience, scope.cancel):
-                await self._heard.wait()
-            if scope.cancelled_caught:
+            if await self._hears_within(worried):
+                continue
+            told = bool(self._last_error)
+            if told:
+                self._notice(f"{url} does not answer ({self._last_error}); it is tried for up to {patience:g} s")
+            if not await self._hears_within(patience - worried):
                 raise ServerFailed(
-                    f"no answer from {self._options.base_url} for {patience:g} s; the last error: {self._last_error}",
+                    f"no answer from {url} for {patience:g} s; the last error: {self._last_error or 'none'}",
                     hint="what was decided is on disk; the same run goes on when the server does",
                 )
+            if told:
+                self._notice(f"{url} answers again")
+
+    async def _hears_within(self, seconds: float) -> bool:
+        with anyio.CancelScope() as scope, awake(seconds, scope.cancel):
+            await self._heard.wait()
+        return not scope.cancelled_caught
 
 
 def _failed(prompt: Prompt, failure: Failure, when: str) -> Completion:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import asyncgen
 from asyncgen.backends.openai import client as connection
+from asyncgen.backends.openai import running
 from asyncgen.errors import BackendFailed, ModelError, ServerFailed, TooManyFailures
 from asyncgen.report import Report
 from tests.backends.openai.faulty import FAULTS, PASSING, Faulty, Request
@@ -83,7 +84,11 @@ def test_a_random_script_of_faults_changes_no_story(undisturbed: list[dict[str, 
         assert record == expected
 
 
-def test_a_server_that_is_away_for_a_while_is_waited_for(tmp_path: Path, undisturbed: list[dict[str, object]]) -> None:
+def test_a_server_that_is_away_for_a_while_is_waited_for_and_somebody_told(
+    tmp_path: Path, undisturbed: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "WORRIED", 0.05)
+    told: list[str] = []
     server = Faulty()
 
     def choose(request: Request) -> str:
@@ -100,7 +105,7 @@ def test_a_server_that_is_away_for_a_while_is_waited_for(tmp_path: Path, undistu
     async def main() -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(away)
-            report = await asyncgen.run(config_for(server, tmp_path))
+            report = await asyncgen.run(config_for(server, tmp_path), notice=told.append)
             assert report.complete
 
     import threading
@@ -110,6 +115,9 @@ def test_a_server_that_is_away_for_a_while_is_waited_for(tmp_path: Path, undistu
     with server:
         anyio.run(main)
     assert made(tmp_path) == undisturbed
+    worries = [line for line in told if "does not answer (no connection: " in line]
+    assert worries
+    assert told.count(f"{server.url} answers again") == len(worries)
 
 
 @pytest.mark.parametrize("before", [0, 12])
