@@ -119,13 +119,13 @@ def test_a_server_that_does_not_come_back_stops_the_run_resumably(tmp_path: Path
 @pytest.mark.skipif(not (bundled_model() / "model.safetensors").exists(), reason="the bundled model is not trained yet")
 def test_through_a_server_come_the_stories_that_come_without_one(tmp_path: Path) -> None:
     """The same model and the same seeds: the same records, whichever side of HTTP the model is on."""
-    settings = ("generation.batch_size=16", "generation.max_new_tokens=160", "k_shot_count=1")
+    settings = ("generation.batch_size=16", "generation.max_new_tokens=160", "k_shot_count=1", "window=32")
     with serving(tmp_path, "--port", "0", "--batch-size", "16") as served:
-        remote = asyncgen("run", *through(served, 24, "remote", *settings), cwd=tmp_path)
+        remote = asyncgen("run", *through(served, 12, "remote", *settings), cwd=tmp_path)
     assert remote.returncode == 0, remote.stderr
-    local = [*through(served, 24, "local", *settings), "--set", "backend={kind: slots}"]
+    local = [*through(served, 12, "local", *settings), "--set", "backend={kind: slots}"]
     done = asyncgen("run", *local, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for name in NAMES:
         assert records(tmp_path / name.format("remote")) == records(tmp_path / name.format("local"))
-    assert len(records(tmp_path / "remote.jsonl")) == 24
+    assert len(records(tmp_path / "remote.jsonl")) == 12
