@@ -126,6 +126,8 @@ class Prompt:
     """A text or token ids to go on from, in place of ``messages``."""
     stop: tuple[str, ...] | None = None
     """Texts that end the answer; None: as the run says."""
+    alone: bool = False
+    """Whether somebody asks for this one answer; else it is one of a run's."""
     streamed: bool = False
     """Whether somebody wants the answer while it is made."""
     prepared: Prepared = Prepared(0)

@@ -107,6 +107,7 @@ def understood(
         sampling=Sampling(**chosen, top_k=top_k, logprobs=bool(said.get("logprobs", False))),
         stop=_stops(said.get("stop", defaults.stop)),
         shared=shared,
+        alone=True,
         streamed=streamed,
     )
     return Asked(prompt, priority, _timeout(said.get("timeout")), check_when_full(said.get("when_full", when_full)))

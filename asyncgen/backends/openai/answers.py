@@ -8,7 +8,7 @@ from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from asyncgen.backends.openai.failures import TryFailed, invalid
+from asyncgen.backends.openai.failures import TryFailed, invalid, plain
 
 __all__ = ["Answer", "Growing", "whole"]
 
@@ -37,7 +37,7 @@ class _Part(BaseModel):
 
 
 class _Usage(_Part):
-    completion_tokens: _Count
+    completion_tokens: _Count | None = None
     prompt_tokens: _Count | None = None
 
 
@@ -47,7 +47,7 @@ class _Token(_Part):
 
 
 class _ChatLogprobs(_Part):
-    content: list[_Token] | None = None
+    content: Annotated[list[_Token], Field(fail_fast=True)] | None = None
 
     def lists(self) -> tuple[list[float], list[str]]:
         tokens = self.content or []
@@ -55,8 +55,8 @@ class _ChatLogprobs(_Part):
 
 
 class _TextLogprobs(_Part):
-    tokens: list[str] | None = None
-    token_logprobs: list[float] | None = None
+    tokens: Annotated[list[str], Field(fail_fast=True)] | None = None
+    token_logprobs: Annotated[list[float], Field(fail_fast=True)] | None = None
 
     def lists(self) -> tuple[list[float], list[str]]:
         return self.token_logprobs or [], self.tokens or []
@@ -67,6 +67,7 @@ class _Message(_Part):
 
 
 class _ChatChoice(_Part):
+    index: int = 0
     message: _Message
     finish_reason: str
     logprobs: _ChatLogprobs | None = None
@@ -77,16 +78,18 @@ class _ChatChoice(_Part):
 
 
 class _ChatPiece(_Part):
-    delta: _Message
+    index: int = 0
+    delta: _Message | None = None
     finish_reason: str | None = None
     logprobs: _ChatLogprobs | None = None
 
     @property
     def piece(self) -> str | None:
-        return self.delta.content
+        return None if self.delta is None else self.delta.content
 
 
 class _TextPiece(_Part):
+    index: int = 0
     text: str
     finish_reason: str | None = None
     logprobs: _TextLogprobs | None = None
@@ -101,31 +104,37 @@ class _TextChoice(_TextPiece):
 
 
 class _Chat(_Part):
-    choices: Annotated[list[_ChatChoice], Field(min_length=1)]
+    choices: Annotated[list[_ChatChoice], Field(fail_fast=True)] | None = None
     usage: _Usage | None = None
+    error: object = None
 
 
 class _Text(_Part):
-    choices: Annotated[list[_TextChoice], Field(min_length=1)]
+    choices: Annotated[list[_TextChoice], Field(fail_fast=True)] | None = None
     usage: _Usage | None = None
+    error: object = None
 
 
 class _ChatEvent(_Part):
-    choices: list[_ChatPiece] = []
+    choices: Annotated[list[_ChatPiece], Field(fail_fast=True)] | None = None
     usage: _Usage | None = None
     error: object = None
 
 
 class _TextEvent(_Part):
-    choices: list[_TextPiece] = []
+    choices: Annotated[list[_TextPiece], Field(fail_fast=True)] | None = None
     usage: _Usage | None = None
     error: object = None
 
 
-def whole(body: bytes, *, chat: bool) -> Answer:
-    """The answer in a body of JSON. Raises TryFailed."""
+def whole(body: bytes, *, chat: bool, hide: Callable[[str], str] = str) -> Answer:
+    """The answer in a body of JSON. ``hide`` takes out of what is told what nobody may see. Raises TryFailed."""
     parsed: _Chat | _Text = _read(_Chat, body) if chat else _read(_Text, body)
-    choice = parsed.choices[0]
+    if parsed.error is not None:
+        raise TryFailed(invalid(f"an error in the place of an answer: {plain(hide(str(parsed.error)))[:300]}"))
+    choice = next((each for each in parsed.choices or () if each.index == 0), None)
+    if choice is None:
+        raise TryFailed(invalid("choices: there is none with the index 0"))
     if choice.piece is None and choice.finish_reason == "stop":
         raise TryFailed(invalid("choices.0.message.content: it is null, and so is no text"))
     logprobs, texts = choice.logprobs.lists() if choice.logprobs else ([], [])
@@ -149,11 +158,13 @@ class Growing:
         """The text that this event adds. Raises TryFailed."""
         parsed = _read(self._event, event)
         if parsed.error is not None:
-            raise TryFailed(invalid(f"an error in the middle of the stream: {self._hide(str(parsed.error))[:300]}"))
+            raise TryFailed(
+                invalid(f"an error in the middle of the stream: {plain(self._hide(str(parsed.error)))[:300]}")
+            )
         self._usage = parsed.usage or self._usage
-        if not parsed.choices:
+        choice = next((each for each in parsed.choices or () if each.index == 0), None)
+        if choice is None:
             return ""
-        choice = parsed.choices[0]
         self._finish = choice.finish_reason or self._finish
         if choice.logprobs is not None:
             logprobs, texts = choice.logprobs.lists()

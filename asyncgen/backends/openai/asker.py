@@ -28,11 +28,11 @@ class Asker:
         path = "/chat/completions" if chat else "/completions"
         body = request_of(prompt, self._model, self._options, self._generation)
         if not prompt.streamed:
-            return self._seen(whole(await self._client.post(path, body), chat=chat))
+            return self._seen(whole(await self._client.post(path, body), chat=chat, hide=self._client.hide))
         hide, recent = self._client.hide, ""
         growing = Growing(chat=chat, hide=hide)
 
-        def take(event: bytes) -> None:
+        def take(event: bytes) -> bool:
             nonlocal recent
             piece = growing.add(event)
             recent += piece
@@ -40,8 +40,13 @@ class Asker:
                 raise TryFailed(invalid("it holds the key"))
             recent = recent[-hide.reach :] if hide.reach else ""
             tell(piece)
+            return growing.complete
 
-        await self._client.stream(path, body, take)
+        try:
+            await self._client.stream(path, body, take)
+        except TryFailed:
+            if not growing.complete:  # what may still come after the end is the usage
+                raise
         if not growing.complete:
             raise TryFailed(cut("the stream ended without a finish reason"))
         return self._seen(growing.answer())
@@ -49,6 +54,14 @@ class Asker:
     def completion(self, prompt: Prompt, answer: Answer, seconds: float) -> Completion:
         """What the answer is worth."""
         return completion_of(prompt, answer, seconds, self._generation, self._client.hide)
+
+    async def is_let_in(self) -> bool:
+        """Whether the server tells its models."""
+        try:
+            await self._client.models()
+        except TryFailed:
+            return False
+        return True
 
     async def is_alive(self) -> bool:
         """Whether the server answers, and not that something is wrong with it."""

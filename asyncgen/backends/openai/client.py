@@ -11,7 +11,9 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, TypeVar, cast
+from urllib.parse import urlsplit
 
 import anyio
 import httpx2
@@ -20,7 +22,7 @@ import openai
 from asyncgen.backends.openai.events import Events
 from asyncgen.backends.openai.failures import Failure, TryFailed, away, cut, invalid, of_status, too_late
 from asyncgen.backends.openai.secrecy import Hiding
-from asyncgen.config import OpenAIBackend
+from asyncgen.config import OpenAIBackend, is_loopback
 from asyncgen.tasks import awake
 
 __all__ = ["MOST_BYTES", "Client"]
@@ -31,6 +33,8 @@ MOST_BYTES = 64 << 20
 """Bytes of one answer: a server that never stops sending must not fill the memory."""
 CONNECT_SECONDS = 10.0
 """For a connection, and for what takes a server no work."""
+LAST_SECONDS = 2.0
+"""For what follows the end of an answer."""
 _SPARE_CONNECTIONS = 2
 _IDLE_SECONDS = 3.0
 """After which a connection is closed: sooner than servers do it (uvicorn after 5), or requests would meet their end."""
@@ -49,7 +53,9 @@ class Client:
         self._quick = min(CONNECT_SECONDS, options.timeout)
         connections = rows + _SPARE_CONNECTIONS
         self._http = httpx2.AsyncClient(
-            timeout=httpx2.Timeout(None, connect=self._quick),
+            timeout=httpx2.Timeout(None, connect=0.8 * self._quick),  # so that it comes before our own
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # none are kept
+            trust_env=not is_loopback(urlsplit(options.base_url).hostname or ""),  # no proxy for this machine
             limits=httpx2.Limits(
                 max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=_IDLE_SECONDS
             ),
@@ -66,8 +72,10 @@ class Client:
         """The JSON that comes back, within ``timeout``. Raises TryFailed."""
         return await self._carefully(self._post(path, body))
 
-    async def stream(self, path: str, body: dict[str, Any], take: Callable[[bytes], object]) -> None:
-        """Calls ``take`` with each event of the stream that comes back, each within ``timeout``. Raises TryFailed."""
+    async def stream(self, path: str, body: dict[str, Any], take: Callable[[bytes], bool]) -> None:
+        """Calls ``take`` with each event of the stream that comes back, each within ``timeout``; once it has returned
+        true, what still comes is waited for a moment only. Raises TryFailed.
+        """
         await self._carefully(self._stream(path, body, take))
 
     async def models(self) -> bytes:
@@ -87,17 +95,19 @@ class Client:
             finally:
                 await _close(response)
 
-    async def _stream(self, path: str, body: dict[str, Any], take: Callable[[bytes], object]) -> None:
+    async def _stream(self, path: str, body: dict[str, Any], take: Callable[[bytes], bool]) -> None:
+        seconds = self._timeout
         with _in_time(self._timeout):
             response = await self._sent(path, body)
         try:
             self._check_type(response, "text/event-stream")
             events, chunks = Events(), response.aiter_bytes()
             while True:
-                with _in_time(self._timeout):
+                with _in_time(seconds):
                     ready = await _next_of(events, chunks)
                 for event in ready:
-                    take(event)
+                    if take(event):
+                        seconds = min(LAST_SECONDS, self._timeout)
                 if events.ended or not ready:
                     return
         finally:
@@ -124,6 +134,8 @@ class Client:
             failure = of_status(error.status_code, error.response.text, headers, has_key=has_key, hide=self.hide)
         except (openai.OpenAIError, httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
             failure = self._of_connection(error.__cause__ if isinstance(error, openai.OpenAIError) else error)
+        except Exception as error:  # noqa: BLE001  # whatever a server can do to the libraries between
+            failure = invalid(f"it cannot be read ({type(error).__name__})")
         raise TryFailed(failure)
 
     def _of_connection(self, error: BaseException | None) -> Failure:
@@ -164,7 +176,8 @@ class _Bounded(httpx2.AsyncByteStream):
 
 
 async def _bound(response: httpx2.Response) -> None:
-    if response.headers.get("content-encoding", "identity") != "identity":
+    response.encoding = "utf-8"  # whatever it says: JSON and events have no other
+    if response.headers.get("content-encoding", "").strip().lower() not in ("", "identity"):
         raise TryFailed(invalid("it is compressed, which was not asked for"))
     assert isinstance(response.stream, httpx2.AsyncByteStream)
     response.stream = _Bounded(response.stream)

@@ -17,7 +17,7 @@ from http import HTTPStatus
 from time import time
 from typing import Literal
 
-__all__ = ["Failure", "TryFailed", "away", "cut", "invalid", "of_status", "retry_after", "too_late"]
+__all__ = ["Failure", "TryFailed", "away", "cut", "invalid", "of_status", "plain", "retry_after", "too_late"]
 
 _SAID = 300
 """Characters of a server's own message that are kept."""
@@ -43,6 +43,8 @@ class Failure:
     """Whether the server is there and says nothing bad of itself."""
     reached: bool = True
     """Whether there was a connection."""
+    alone: bool = False
+    """Whether it may be the prompt alone that is not let in, though it would end the run."""
     let_in: bool = True
     """Whether the key, or having none, was good enough."""
 
@@ -65,9 +67,9 @@ def of_status(
     named = _named(status)
     said = "" if f"({said})" in named else _shortened(hide(said))  # Starlette's "Not Found", say
     message = f"{named}{said}"
-    alive = status < 500
+    alive = status < 500 or status == 501
     if 300 <= status < 400:
-        where = _shortened(hide(_line(headers.get("location", "elsewhere"))))
+        where = _shortened(hide(plain(headers.get("location", "elsewhere"))))
         return Failure("run", f"{message}, to{where}", hint="set backend.base_url to where the server is", alive=alive)
     if status == 402 or code == "insufficient_quota":
         return Failure("run", message, hint="look at what the account has left", alive=alive, let_in=False)
@@ -75,7 +77,7 @@ def of_status(
         hint = (
             "look at the key, and what it may do" if has_key else "set backend.api_key_env: the variable with the key"
         )
-        return Failure("run", message, hint=hint, alive=alive, let_in=False)
+        return Failure("run", message, hint=hint, alive=alive, let_in=False, alone=status == 403)
     if status in _ELSEWHERE:
         hint = "look at backend.base_url (it often ends with /v1) and model_name"
         return Failure("run", message, hint=hint, alive=alive)
@@ -103,7 +105,7 @@ def cut(what: str) -> Failure:
 
 def too_late(seconds: float) -> Failure:
     """No answer in time."""
-    return Failure("again", f"no answer within {seconds:g} s", counts=True, overload=True)
+    return Failure("again", f"no answer within {seconds:g} s", counts=True, overload=True, reached=False)
 
 
 def invalid(what: str) -> Failure:
@@ -135,16 +137,17 @@ def _told(body: str, headers: Mapping[str, str]) -> tuple[str, str]:
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
-        plain = "" if "html" in headers.get("content-type", "") or body.lstrip()[:1] == "<" else body
-        return _line(plain), ""
+        text = "" if "html" in headers.get("content-type", "") or body.lstrip()[:1] == "<" else body
+        return plain(text), ""
     error = value.get("error", value) if isinstance(value, dict) else value
     if not isinstance(error, dict):
-        return _line(error), ""
+        return plain(error), ""
     said = next((error[name] for name in ("message", "detail", "error") if error.get(name)), "")
-    return _line(said), str(error.get("code") or error.get("type") or "")
+    return plain(said), str(error.get("code") or error.get("type") or "")
 
 
-def _line(value: object) -> str:
+def plain(value: object) -> str:
+    """What somebody else says, on one line and without control characters."""
     text = value if isinstance(value, str) else json.dumps(value)
     return " ".join("".join(each if each.isprintable() else " " for each in text).split())
 

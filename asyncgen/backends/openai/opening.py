@@ -57,6 +57,11 @@ def _make(
         client = Client(options, key, rows)
     except ValueError as error:
         raise ConfigError(f"backend.base_url: found no URL of a server: {error}") from error
+    except (ImportError, OSError) as error:
+        raise ConfigError(
+            f"no connection can be made to {options.base_url}: {error}",
+            hint="look at the environment: ALL_PROXY, HTTPS_PROXY, HTTP_PROXY, SSL_CERT_FILE, SSLKEYLOGFILE",
+        ) from error
     return client, Served(config, options, client, rows, notice)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from random import random
 from time import perf_counter
 
@@ -33,6 +34,8 @@ __all__ = ["Running", "pause_after"]
 
 WORRIED = 5.0
 """Seconds without an answer after which somebody is told."""
+MANY = 10
+"""Times ``max_retries`` that a prompt is put off by a server that takes others meanwhile."""
 SHORTEST, LONGEST = 0.25, 20.0
 """Seconds within which a prompt is tried again: after its first failure, and after many."""
 
@@ -63,7 +66,12 @@ class Running:
         self._most_held = 2 * rows  # a window is never smaller, so no completion finds its stream full
         self._bell = Bell()
         self._gate = Gate(Pace(rows), self._bell)
-        self._held: dict[int, anyio.CancelScope] = {}
+        self._held: dict[int, tuple[Prompt, anyio.CancelScope]] = {}
+        self._failing: dict[int, _Failing] = {}
+        """Of those that are held, what has failed and was not answered."""
+        self._given_up: dict[int, str] = {}
+        self._answers = 0
+        self._failure: ServerFailed | None = None
         self._taking = self._starving = False
         self._heard = anyio.Event()
         self._last_error = ""
@@ -78,11 +86,13 @@ class Running:
                 async with anyio.create_task_group() as serving:
                     await self._feed(serving)
                 self._tasks.cancel_scope.cancel()
+        if self._failure is not None:
+            raise self._failure
 
     def cancel(self, prompt: Prompt) -> None:
         """See ``Backend.cancel``."""
-        if scope := self._held.get(id(prompt)):
-            scope.cancel()
+        if held := self._held.get(id(prompt)):
+            held[1].cancel()
 
     async def _feed(self, serving: TaskGroup) -> None:
         """Takes prompts as places become free."""
@@ -97,7 +107,8 @@ class Running:
             if not prompts:
                 return
             for prompt in prompts:
-                scope = self._held[id(prompt)] = anyio.CancelScope()
+                scope = anyio.CancelScope()
+                self._held[id(prompt)] = (prompt, scope)
                 serving.start_soon(self._serve, prompt, scope, self._gate.join(prompt.index))
             self._look()
 
@@ -116,8 +127,15 @@ class Running:
     async def _serve(self, prompt: Prompt, scope: anyio.CancelScope, ticket: Ticket) -> None:
         completion = Completion(prompt, "", 0, 0.0, "cancelled", retryable=False)
         with scope:
-            completion = await self._complete(prompt, ticket)
+            try:
+                completion = await self._complete(prompt, ticket)
+            except ServerFailed as error:  # of several at once, which may differ in their words, the first is told
+                self._failure = self._failure or error
+                self._tasks.cancel_scope.cancel()
         del self._held[id(prompt)]
+        self._failing.pop(id(prompt), None)
+        if (why := self._given_up.pop(id(prompt), None)) and completion.finish_reason == "cancelled":
+            completion = replace(completion, finish_reason="error", error=f"server: {why}")
         self._look()
         try:
             self._completions.send_nowait((completion,))
@@ -128,19 +146,37 @@ class Running:
 
     async def _complete(self, prompt: Prompt, ticket: Ticket) -> Completion:
         failures = counted = 0
+        failing = _Failing(prompt)
         while True:
             outcome = await self._try(prompt, await self._gate.admit(ticket), again=failures > 0)
             if isinstance(outcome, Completion):
                 return outcome
             failures += 1
             counted += outcome.counts
-            if counted > self._options.max_retries and await self._is_alive():
+            if failures == 1:
+                self._failing[id(prompt)] = failing
+                failing.answers = self._answers
+            failing.own = counted > 0
+            if await self._is_its_own_fault(failing, failures, counted):
                 self._hear()
-                return _failed(prompt, outcome, f"{counted} tries, the last one: ")
-            pause = pause_after(failures, random())
+                return _failed(prompt, outcome, f"{failures} tries, the last one: ")
+            pause = max(pause_after(failures, random()), min(outcome.wait, LONGEST) if outcome.counts else 0.0)
             _log.debug("index %d, try %d: %s; again in %.2f s", prompt.index, failures, outcome.message, pause)
             await anyio.sleep(pause)
             ticket = self._gate.join(prompt.index)
+
+    async def _is_its_own_fault(self, failing: _Failing, failures: int, counted: int) -> bool:
+        """Whether what fails is this prompt, and not the server: others have got answers since. Where nothing else is
+        there to be asked, the server must say that it is well, and several prompts must have failed for long.
+        """
+        most = self._options.max_retries
+        if self._answers > failing.answers:
+            return counted > most or failures > MANY * (most + 1)
+        if not self._taking or not all(key in self._failing and self._failing[key].own for key in self._held):
+            return False
+        last_one = len(self._held) == 1 and self._answers > 0 and counted > most
+        long = perf_counter() - failing.since >= self._options.patience / 2
+        return (last_one or long) and await self._is_alive()
 
     async def _try(self, prompt: Prompt, number: int, *, again: bool) -> Completion | Failure:
         """One request; what is final of a prompt, or why it is to be tried again. Raises ServerFailed."""
@@ -163,14 +199,22 @@ class Running:
         else:
             self._gate.pace.succeeded()
             self._hear()
+            self._answers += 1
             self._meter.answered(answer.tokens or 0, answer.prompt_tokens or 0)
             return self._asker.completion(prompt, answer, perf_counter() - began)
         finally:
             self._gate.leave()
             self._note_places()
         if failure.ends == "run":
-            raise ServerFailed(f"{self._options.base_url}: {failure.message}", hint=failure.hint)
-        if failure.wait > self._options.patience:
+            if prompt.alone:
+                return _failed(prompt, failure, "", retryable=False)
+            if failure.alone and self._answers and await self._lets_in():  # a filter has something against it, say
+                failure = replace(failure, ends="again", counts=True)
+            else:
+                raise ServerFailed(f"{self._options.base_url}: {failure.message}", hint=failure.hint)
+        if failure.wait > self._options.patience and not failure.counts:
+            if prompt.alone:
+                return _failed(prompt, failure, "", retryable=False)
             raise ServerFailed(
                 f"{self._options.base_url}: {failure.message}; it asks to wait {failure.wait:,.0f} s",
                 hint=f"that is more than backend.patience ({self._options.patience:g} s): start the run again later",
@@ -186,13 +230,18 @@ class Running:
         self._meter.failed()
         if failure.overload:
             self._gate.pace.overloaded(number)
-        if failure.wait:
+        if failure.wait and not failure.counts:
             self._gate.pause()
             self._tasks.start_soon(self._resume_after, failure.wait)
 
     async def _resume_after(self, seconds: float) -> None:
         await anyio.sleep(seconds)
         self._gate.resume()
+
+    async def _lets_in(self) -> bool:
+        """Whether the server tells us its models: then the key is good, and the address too."""
+        async with self._health:
+            return await self._asker.is_let_in()
 
     async def _is_alive(self) -> bool:
         """Whether the server says so of itself, asked by one at a time."""
@@ -224,12 +273,23 @@ class Running:
             if told:
                 self._notice(f"{url} does not answer ({self._last_error}); it is tried for up to {patience:g} s")
             if not await self._hears_within(patience - worried):
-                raise ServerFailed(
+                error = ServerFailed(
                     f"no answer from {url} for {patience:g} s; the last error: {self._last_error or 'none'}",
                     hint="what was decided is on disk; the same run goes on when the server does",
                 )
-            if told:
+                if not self._give_up(error):
+                    raise error
+            elif told:
                 self._notice(f"{url} answers again")
+
+    def _give_up(self, error: ServerFailed) -> bool:
+        """Ends what was asked by nobody's run, whose callers are told; false if there are prompts of runs too."""
+        if not all(prompt.alone for prompt, _ in self._held.values()):
+            return False
+        for prompt, scope in self._held.values():
+            self._given_up[id(prompt)] = error.message
+            scope.cancel()
+        return True
 
     async def _hears_within(self, seconds: float) -> bool:
         with anyio.CancelScope() as scope, awake(seconds, scope.cancel):
@@ -237,5 +297,17 @@ class Running:
         return not scope.cancelled_caught
 
 
-def _failed(prompt: Prompt, failure: Failure, when: str) -> Completion:
-    return Completion(prompt, "", 0, 0.0, "error", f"server: {when}{failure.message}")
+class _Failing:
+    """A prompt that is being tried again and again."""
+
+    def __init__(self, prompt: Prompt) -> None:
+        self.prompt = prompt
+        self.since = perf_counter()
+        self.answers = 0
+        """Answers to others when it failed first."""
+        self.own = False
+        """Whether it has failed in a way that may be its own fault."""
+
+
+def _failed(prompt: Prompt, failure: Failure, when: str, *, retryable: bool = True) -> Completion:
+    return Completion(prompt, "", 0, 0.0, "error", f"server: {when}{failure.message}", retryable=retryable)

@@ -170,7 +170,7 @@ class Faulty:
         status, _, after = fault.partition(" after ")
         if status.isdecimal():
             key = request.headers.get("authorization", "").removeprefix("Bearer ")
-            said = f"no: {key}" if key else "no"
+            said = f"no: {key}" if key else f"no, request {request.number}" if status == "401" else "no"
             code = "insufficient_quota" if self.finish == "quota" else "none"
             await _send(writer, int(status), _error(said, code), {"retry-after": after} if after else {})
             return True
