@@ -178,7 +178,7 @@ def test_prompts_that_do_not_fit_or_are_refused(llama: Path) -> None:
                 await engine.generate([1, 999])
             with pytest.raises(PromptRefused, match="-1 is no token"):
                 await engine.generate([-1, 5])
-            assert (await engine.generate(HELLO)).tokens
+            assert (await engine.generate(HELLO)).finish_reason in ("stop", "length")
             assert engine.snapshot().failed == 4
 
     anyio.run(main)

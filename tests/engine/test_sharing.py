@@ -98,7 +98,7 @@ def test_a_run_that_is_left_gives_its_rows_back(roomy: Path, tmp_path: Path, kin
                     async for _story in stories:
                         break
                 await is_idle(engine)
-                assert (await engine.generate(HELLO)).tokens
+                assert (await engine.generate(HELLO)).finish_reason in ("stop", "length")
             assert engine._core is not None
             assert not engine._core.desk._lanes
 
@@ -173,7 +173,7 @@ def test_a_call_from_another_loop_says_what_to_do(llama: Path) -> None:
     async def main() -> None:
         async with engine:
             await anyio.to_thread.run_sync(anyio.run, elsewhere, engine.stream(HELLO))
-            assert (await engine.generate(HELLO)).tokens
+            assert (await engine.generate(HELLO)).finish_reason in ("stop", "length")
 
     anyio.run(main)
 
