@@ -132,6 +132,7 @@ class Running:
             except ServerFailed as error:  # of several at once, which may differ in their words, the first is told
                 self._failure = self._failure or error
                 self._tasks.cancel_scope.cancel()
+                return  # without a completion: the prompt is made again
         del self._held[id(prompt)]
         self._failing.pop(id(prompt), None)
         if (why := self._given_up.pop(id(prompt), None)) and completion.finish_reason == "cancelled":
@@ -146,7 +147,7 @@ class Running:
 
     async def _complete(self, prompt: Prompt, ticket: Ticket) -> Completion:
         failures = counted = 0
-        failing = _Failing(prompt)
+        failing = _Failing()
         while True:
             outcome = await self._try(prompt, await self._gate.admit(ticket), again=failures > 0)
             if isinstance(outcome, Completion):
@@ -167,7 +168,7 @@ class Running:
 
     async def _is_its_own_fault(self, failing: _Failing, failures: int, counted: int) -> bool:
         """Whether what fails is this prompt, and not the server: others have got answers since. Where nothing else is
-        there to be asked, the server must say that it is well, and several prompts must have failed for long.
+        there to be asked, the server must say that it is well, and what is not the last prompt must have failed for long.
         """
         most = self._options.max_retries
         if self._answers > failing.answers:
@@ -300,8 +301,7 @@ class Running:
 class _Failing:
     """A prompt that is being tried again and again."""
 
-    def __init__(self, prompt: Prompt) -> None:
-        self.prompt = prompt
+    def __init__(self) -> None:
         self.since = perf_counter()
         self.answers = 0
         """Answers to others when it failed first."""

@@ -246,6 +246,7 @@ def test_refusals_that_differ_in_their_words_end_a_run_with_one_of_them(tmp_path
     server = Faulty(lambda request: "ok" if request.number <= 9 else "401")
     with server, pytest.raises(ServerFailed, match=r"status 401 .*request \d+"):
         go(server, tmp_path)
+    assert not records(tmp_path / "stories.rejected.jsonl")
 
 
 @pytest.mark.parametrize("finish", ["content_filter", "tool_calls"])
