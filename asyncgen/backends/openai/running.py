@@ -168,7 +168,7 @@ class Running:
 
     async def _is_its_own_fault(self, failing: _Failing, failures: int, counted: int) -> bool:
         """Whether what fails is this prompt, and not the server: others have got answers since. Where nothing else is
-        there to be asked, the server must say that it is well, and what is not the last prompt must have failed for long.
+        there to be asked, the server must say that it is well, and all but a last prompt must have failed for long.
         """
         most = self._options.max_retries
         if self._answers > failing.answers:
