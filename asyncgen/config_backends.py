@@ -73,7 +73,18 @@ class LocalModel(Section):
         return self
 
 
-class AutoBackend(LocalModel):
+class _InFlight(LocalModel):
+    """What our in-flight engine may be told."""
+
+    cuda_graphs: bool = True
+    """On a CUDA GPU, capture a decode step once and replay it, which saves launching its kernels one by one; needs
+    Triton (it comes with torch on Linux). Where that does not work steps are not captured, and a sentence says so."""
+    compile: bool = False
+    """On a CUDA GPU, let `torch.compile` fuse the small operations of the model's layers: the start takes a minute or
+    so longer."""
+
+
+class AutoBackend(_InFlight):
     """The faster of the two local engines that the model allows: `slots`, else `static` and one sentence that says why.
     docs/engines.md compares them.
     """
@@ -85,7 +96,7 @@ class AutoBackend(LocalModel):
     """
 
 
-class SlotsBackend(LocalModel):
+class SlotsBackend(_InFlight):
     """Our in-flight engine: a row that ends makes room for the next at once, and what prompts share (examples, system
     prompt) is computed once. A model that it cannot run is refused; `auto` falls back to `static` instead.
     """

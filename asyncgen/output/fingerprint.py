@@ -63,6 +63,8 @@ RULES: dict[str, Rule] = {
     "backend.revision": "records",
     "backend.quantization": "records",
     "backend.trust_remote_code": "records",
+    "backend.cuda_graphs": "noted",
+    "backend.compile": "noted",
     "backend.base_url": "noted",
     "backend.api_key_env": "free",
     "backend.timeout": "free",

@@ -22,7 +22,6 @@ from asyncgen.backends.slots.arrangement import Arrangement
 from asyncgen.backends.slots.backend import Slots
 from asyncgen.backends.slots.cache import Cache
 from asyncgen.backends.slots.decoder import Decoder
-from asyncgen.backends.slots.sizing import Size
 from asyncgen.backends.slots.state import State
 from asyncgen.backends.slots.worker import Worker
 from asyncgen.errors import ModelError
@@ -217,15 +216,20 @@ def test_wherever_memory_lacks_at_random_every_text_is_the_same_and_nothing_is_k
     workers: list[Worker] = []
 
     class Noted(Worker):
-        def __init__(self, loaded: Any, layers: Any, size: Size, **named: Any) -> None:
-            nonlocal on
-            # To begin with less than one slot is an error that says so, and has a test of its own.
-            wanted, on = on, on and size.slots > 1
-            super().__init__(loaded, layers, size, **named)
-            on = wanted
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
             workers.append(self)
 
+    class Last(Decoder):
+        def __init__(self, *arguments: Any, slots: int, **named: Any) -> None:
+            nonlocal on
+            # To begin with less than one slot is an error that says so, and has a test of its own.
+            wanted, on = on, on and slots > 1
+            super().__init__(*arguments, slots=slots, **named)
+            on = wanted
+
     monkeypatch.setattr("asyncgen.backends.slots.backend.Worker", Noted)
+    monkeypatch.setattr("asyncgen.backends.slots.decoders.Decoder", Last)
     monkeypatch.setattr(owner, name, staticmethod(fails) if isinstance(real, MethodType) else fails)
 
     async def main(slots: int, seed: int) -> None:
@@ -239,6 +243,7 @@ def test_wherever_memory_lacks_at_random_every_text_is_the_same_and_nothing_is_k
             on = False
             assert found == undisturbed[seed]
             decoder, prefixes = workers[-1]._decoder, workers[-1]._prefixes
+            assert isinstance(decoder, Decoder)
             assert (decoder.cache.pages.used, decoder.cache.pages.reserved, decoder.free) == (1, 0, decoder.slots)
             assert not prefixes._uses
             assert failures[0], "nothing failed"

@@ -43,6 +43,8 @@ CHANGES: dict[str, tuple[Any, ...]] = {
         {"kind": "auto", "revision": "c0ffee" * 6 + "c0de", "trust_remote_code": True},
         {"kind": "auto", "revision": "c0ffee" * 6 + "c0de"},
     ),
+    "backend.cuda_graphs": ({"kind": "auto", "cuda_graphs": False},),
+    "backend.compile": ({"kind": "auto", "compile": True},),
     "backend.base_url": (SERVER | {"base_url": "https://elsewhere.example/v1"}, SERVER),
     "backend.api_key_env": (SERVER | {"api_key_env": "THE_KEY"}, SERVER),
     "backend.timeout": (SERVER | {"timeout": 3.5}, SERVER),
@@ -154,7 +156,7 @@ def test_what_may_change_is_no_more_than_this() -> None:
     }
     assert {name for name, rule in RULES.items() if rule == "noted"} == {
         *("generation.batch_size", "backend.device", "backend.device_map", "validation.functions.timeout"),
-        "backend.base_url",
+        *("backend.base_url", "backend.cuda_graphs", "backend.compile"),
     }
 
 
@@ -205,7 +207,11 @@ FILES = {
     "sources.path": '{"prompt": "tell"}\n',
 }
 LOCAL = {
-    f"backend.{name}" for name in ("device", "dtype", "device_map", "revision", "quantization", "trust_remote_code")
+    f"backend.{name}"
+    for name in (
+        *("device", "dtype", "device_map", "revision", "quantization", "trust_remote_code"),
+        *("cuda_graphs", "compile"),
+    )
 }
 COMES_ALONG = {
     "template": {"features_path"},

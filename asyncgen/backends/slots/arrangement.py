@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,7 +16,15 @@ from asyncgen.backends.slots.filling import LANES, Filling
 from asyncgen.backends.slots.passes import Prefix
 from asyncgen.records import Sampling
 
-__all__ = ["Arrangement", "Seat"]
+__all__ = ["Arrangement", "Beginning", "Seat"]
+
+
+class Beginning(Protocol):
+    """A shared prefix, as a decoder has computed it."""
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """The tokens it is computed of."""
 
 
 @dataclass(slots=True, eq=False)
@@ -25,7 +34,7 @@ class Seat:
     row: Row
     own: tuple[int, ...]
     """The prompt's tokens behind the prefix."""
-    prefix: Prefix | None
+    prefix: Beginning | None
     sampling: Sampling
     slot: int = -1
     length: int = 0
@@ -66,7 +75,7 @@ class Arrangement:
         lane_of[lanes] = torch.arange(len(lanes), device=device)
         members: dict[int, tuple[Prefix, list[int]]] = {}
         for lane, seat in enumerate(order):
-            if seat.prefix is not None:
+            if isinstance(seat.prefix, Prefix):
                 members.setdefault(id(seat.prefix), (seat.prefix, []))[1].append(lane)
         prefixes: list[tuple[Prefix, Tensor | None]] = []
         for prefix, places in members.values():

@@ -7,7 +7,6 @@ It looks for the end of the exchange before every step, so leaving takes one ste
 from __future__ import annotations
 
 import gc
-import logging
 from dataclasses import replace
 
 import anyio
@@ -17,20 +16,17 @@ from anyio import CapacityLimiter, to_thread
 from asyncgen.backends.base import BackendSnapshot, Completions, Limits, Pool, nobody
 from asyncgen.backends.chat import Chat
 from asyncgen.backends.loading import Loaded
-from asyncgen.backends.memory import free_bytes, is_out_of_memory
 from asyncgen.backends.rendering import check_template, encode
 from asyncgen.backends.slots.boundary import Boundaries
+from asyncgen.backends.slots.decoders import open_decoders
 from asyncgen.backends.slots.exchange import Exchange
 from asyncgen.backends.slots.meter import SlotMeter
 from asyncgen.backends.slots.probe import probe
-from asyncgen.backends.slots.sizing import size
 from asyncgen.backends.slots.worker import Worker
 from asyncgen.backends.streaming import Progress, TokenReader
 from asyncgen.config import Config
-from asyncgen.errors import BackendFailed, ModelError
+from asyncgen.errors import BackendFailed
 from asyncgen.records import Given, Prepared, Prompt
-
-_log = logging.getLogger(__name__)
 
 __all__ = ["Slots"]
 
@@ -45,27 +41,13 @@ class Slots:
         self._chat = Chat(loaded.tokenizer, config.generation.stop)
         check_template(self._chat, config)
         self._boundaries = Boundaries(self._chat)
-        self._layers = probe(loaded, loaded.context_length)
-        self._size = size(
-            self._layers,
-            item_bytes=loaded.model.dtype.itemsize,
-            rows=config.generation.batch_size,
-            max_new_tokens=config.generation.max_new_tokens,
-            context_length=loaded.context_length,
-            free_bytes=free_bytes(loaded.device),
-            gpu=loaded.device.type == "cuda",
-        )
-        if self._size.slots == 0:
-            raise ModelError(
-                f"not enough memory: not even one row of {config.generation.max_new_tokens} new tokens fits",
-                hint="lower generation.max_new_tokens, or take a smaller model",
-            )
-        self.limits = Limits(loaded.context_length, self._size.slots)
+        self._decoders = open_decoders(loaded, probe(loaded, loaded.context_length), config)
+        self.limits = Limits(loaded.context_length, self._decoders.slots)
         self.notices: tuple[str, ...] = self._chat.notices(config.system_prompt)
-        if self._size.slots < self._size.wanted:
-            self.notices += (
-                f"memory holds {self._size.slots} rows at once, not {self._size.wanted} (generation.batch_size)",
-            )
+        if self._decoders.notice:
+            self.notices += (self._decoders.notice,)
+        if self.limits.rows < (wanted := self._decoders.wanted):
+            self.notices += (f"memory holds {self.limits.rows} rows at once, not {wanted} (generation.batch_size)",)
         self.engine = "slots"
         self.fallback = ""
         self.revision: str | None = loaded.revision
@@ -116,7 +98,7 @@ class Slots:
 
     def close(self) -> None:
         """Frees the model; blocks for as long as a garbage collection."""
-        del self._loaded, self._chat, self._boundaries
+        del self._loaded, self._chat, self._boundaries, self._decoders
         gc.collect()  # models hold reference cycles
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
@@ -136,22 +118,16 @@ class Slots:
             raise BackendFailed(f"the model failed: {type(error).__name__}: {error}") from error
 
     def _worker(self) -> Worker:
-        """The engine with its memory; if that is not to be had after all (a limit of the process, say), half of it."""
-        while True:
-            try:
-                return Worker(
-                    self._loaded,
-                    self._layers,
-                    self._size,
-                    chat=self._chat,
-                    sampling=self._sampling,
-                    meter=self._meter,
-                )
-            except Exception as error:
-                if not is_out_of_memory(error) or self._size.slots <= 1:
-                    raise
-            # Out here the exception is gone, whose traceback kept what was allocated alive.
-            self._size = self._size.halved()
-            self.limits = replace(self.limits, rows=self._size.slots)
-            self._meter.resized(self._size.slots)
-            _log.info("the memory for the cache is not to be had: %d slots", self._size.slots)
+        """The engine with its memory, of which there may be less than when it was opened."""
+        decoder = self._decoders.decoder()
+        if decoder.slots != self.limits.rows:
+            self.limits = replace(self.limits, rows=decoder.slots)
+            self._meter.resized(decoder.slots)
+        return Worker(
+            decoder,
+            self._decoders.prefix_room,
+            chat=self._chat,
+            sampling=self._sampling,
+            eos_ids=self._loaded.eos_ids,
+            meter=self._meter,
+        )

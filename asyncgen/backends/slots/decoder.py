@@ -13,17 +13,17 @@ is where (``Arrangement``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from asyncgen.backends.decoding import Row
 from asyncgen.backends.sampling import Picked, Sampler
 from asyncgen.backends.sampling_parameters import Needs
 from asyncgen.backends.slots.arrangement import Arrangement, Seat
 from asyncgen.backends.slots.attention import Partials
+from asyncgen.backends.slots.base import Settle, nobody
 from asyncgen.backends.slots.cache import PAGE, Cache, LayerShape, pages_for
 from asyncgen.backends.slots.filling import LANES, Filling
 from asyncgen.backends.slots.passes import Decode, Prefill, Prefix, forward
@@ -34,24 +34,27 @@ __all__ = ["Decoder"]
 
 WASTE = 0.2
 """Share of the pages computed that may be holes."""
-
-
-Settle = Callable[[Row, int, bool, float | None], object]
+TOGETHER = 2048
+"""Prompt tokens computed at a time; the rows that run wait meanwhile."""
 
 
 class Decoder:
-    """S slots of one model."""
+    """S slots of one model. See ``base.SlotDecoder`` for what is promised of its methods."""
 
     def __init__(
-        self, model: Any, layers: Sequence[LayerShape], *, slots: int, pages: int, vocabulary: int, settle: Settle
+        self,
+        model: Any,
+        layers: Sequence[LayerShape],
+        *,
+        slots: int,
+        pages: int,
+        vocabulary: int,
+        settle: Settle = nobody,
     ) -> None:
-        """``settle(row, token, broken, logprob)`` is told each new token, and ends the row if it is the last one;
-        ``broken`` if there is none, for the logits were not finite; ``logprob`` is None unless the row asks for it.
-        """
         self._model = model
         self.device: torch.device = model.device
         self.slots = slots
-        self._settle = settle
+        self.settle = settle
         dtype = model.dtype
         layers = [layer.aligned for layer in layers]
         self.cache = Cache(layers, pages, dtype, self.device)
@@ -86,6 +89,26 @@ class Decoder:
         """Slots with a row."""
         return len(self._seats)
 
+    @property
+    def room(self) -> int:
+        """Pages that rows can still have."""
+        return self.cache.pages.room
+
+    @property
+    def most_pages(self) -> int:
+        """Pages that a single row can have."""
+        return self.cache.pages.count - 1
+
+    @property
+    def together(self) -> int:
+        """Prompt tokens computed at a time; a longer prompt is computed alone."""
+        return TOGETHER
+
+    @property
+    def most_rows(self) -> int:
+        """Rows that begin at a time."""
+        return self.slots
+
     def prefix(self, tokens: tuple[int, ...]) -> Prefix:
         """Computes a shared beginning."""
         run = Prefill([len(tokens)], None, self.device)
@@ -96,11 +119,15 @@ class Decoder:
 
         return Prefix(tokens, [heads_first(each) for each in run.keys], [heads_first(each) for each in run.values])
 
+    def forget(self, prefix: Prefix) -> None:
+        """Nothing is to be done: a prefix has its own memory."""
+
     def admit(self, seats: Sequence[Seat]) -> list[Seat]:
         """Computes the prompts of ``seats``, which have the same prefix or none, gives them slots (there are
         free ones, and pages), and samples their first tokens. If computing fails nothing has changed.
         """
         prefix = seats[0].prefix
+        assert prefix is None or isinstance(prefix, Prefix)
         packed = [token for seat in seats for token in seat.own]
         lengths = [len(seat.own) for seat in seats]
         ends = torch.tensor(lengths).cumsum(0) - 1
@@ -247,7 +274,7 @@ class Decoder:
         logprobs = [None] * len(tokens) if picked.logprobs is None else picked.logprobs.tolist()
         ended = []
         for seat, token, bad, logprob in zip(seats, tokens, broken, logprobs, strict=True):
-            self._settle(seat.row, token, bad, logprob if seat.sampling.logprobs else None)
+            self.settle(seat.row, token, bad, logprob if seat.sampling.logprobs else None)
             if seat.row.reason is not None:
                 self.remove(seat)
                 ended.append(seat)

@@ -51,7 +51,7 @@ class _Notes:
 
     calls: list[_Call] = field(default_factory=list)
 
-    def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
         """See ``Pass``; never called."""
         raise NotImplementedError
 

@@ -37,8 +37,10 @@ BUCKET = 32
 class Pass(Protocol):
     """What a forward pass does where the model attends."""
 
-    def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Attention [T, H, D] of T packed tokens: scaled queries [T, H, D], keys and values [T, KV, D]."""
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+        """Attention [T, H, D] of T packed tokens: queries [T, H, D], keys and values [T, KV, D]; ``scale`` multiplies
+        scores.
+        """
 
 
 def attention(
@@ -58,8 +60,13 @@ def attention(
     if asyncgen_pass is None:
         raise RuntimeError(f"the attention of {type(module).__name__} was called outside a pass")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    queries, keys, values = (_aligned(each[0].transpose(0, 1)) for each in (query * scale, key, value))
-    return asyncgen_pass.attend(queries.contiguous(), keys, values)[None, ..., : value.shape[-1]], None
+    queries, keys, values = (each[0].transpose(0, 1) for each in (query, key, value))
+    return asyncgen_pass.attend(queries, keys, values, scale)[None, ..., : value.shape[-1]], None
+
+
+def _scaled(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Scaled queries, keys and values, as ``slots.attention`` takes them."""
+    return _aligned(queries * scale).contiguous(), _aligned(keys), _aligned(values)
 
 
 def _aligned(heads: Tensor) -> Tensor:
@@ -114,9 +121,10 @@ class Decode:
         self._prefixes = prefixes
         self.calls = 0
 
-    def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
         """See ``Pass``."""
         layer, self.calls = self.calls, self.calls + 1
+        queries, keys, values = _scaled(queries, keys, values, scale)
         cache, room, region = self._cache, self._rooms[layer], self._owners.shape[0]
         cache.write(layer, self._pages, self._offsets, keys, values)
         own_keys, own_values = cache.keys[layer][:region], cache.values[layer][:region]
@@ -151,9 +159,10 @@ class Prefill:
             (places.to(device), cells.to(device), packed.to(device)) for places, cells, packed in _buckets(lengths)
         ]
 
-    def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
         """See ``Pass``."""
         layer, self.calls = self.calls, self.calls + 1
+        queries, keys, values = _scaled(queries, keys, values, scale)
         self.keys.append(keys)
         self.values.append(values)
         out = torch.zeros_like(queries)

@@ -21,7 +21,7 @@ from asyncgen.backends.slots.passes import Prefill, Prefix, forward
 from asyncgen.backends.slots.unsupported import Unsupported
 from asyncgen.records import Prompt, Sampling
 
-__all__ = ["Told", "check_same", "try_out"]
+__all__ = ["Told", "allowed_rounding", "check_same", "try_out"]
 
 _PREFIX = 37
 _ROWS = ((True, 5, 4), (True, 30, 3), (False, 62, 5), (False, 3, 2))
@@ -142,11 +142,16 @@ def check_same(model: Any, told: Sequence[Told]) -> None:
         _compare(torch.stack(row.logits).float(), expected[start : start + len(row.logits)].float(), model.dtype)
 
 
+def allowed_rounding(dtype: torch.dtype) -> float:
+    """How far two logits may be apart that were summed up in different orders, relative to the row's largest."""
+    return _ROUNDINGS[dtype] * torch.finfo(dtype).eps
+
+
 def _compare(found: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
     """Logits [n, V] of one row, either way."""
     apart = torch.where(found == expected, 0.0, (found - expected).abs()).amax(-1)
     relative = apart / expected.masked_fill(expected.isinf(), 0.0).abs().amax(-1)
-    allowed = _ROUNDINGS[dtype] * torch.finfo(dtype).eps
+    allowed = allowed_rounding(dtype)
     share = (relative <= allowed).double().mean().item()
     if share < (1.0 if dtype == torch.float32 else _SHARE):
         raise Unsupported(

@@ -14,17 +14,15 @@ import torch
 
 from asyncgen.backends.chat import Chat
 from asyncgen.backends.decoding import Row
-from asyncgen.backends.loading import Loaded
 from asyncgen.backends.memory import TokenBudget, is_out_of_memory
 from asyncgen.backends.shortage import TRIES, Aside, Stage, pause_after
 from asyncgen.backends.slots.arrangement import Seat
-from asyncgen.backends.slots.cache import LayerShape, pages_for
-from asyncgen.backends.slots.decoder import Decoder
+from asyncgen.backends.slots.base import SlotDecoder
+from asyncgen.backends.slots.cache import pages_for
 from asyncgen.backends.slots.exchange import Exchange
 from asyncgen.backends.slots.filling import LANES
 from asyncgen.backends.slots.meter import SlotMeter
-from asyncgen.backends.slots.prefixes import Prefixes
-from asyncgen.backends.slots.sizing import Size
+from asyncgen.backends.slots.prefixes import Prefixes, Room
 from asyncgen.backends.slots.threads import ThreadChoice, choosing_threads
 from asyncgen.backends.streaming import Piece
 from asyncgen.records import Completion, FinishReason, Prompt, Sampling
@@ -33,8 +31,6 @@ _log = logging.getLogger(__name__)
 
 __all__ = ["Worker"]
 
-TOGETHER = 2048
-"""Prompt tokens computed at a time; the rows that run wait meanwhile."""
 SOON = 32
 """Prompts that are asked for at a time, beside a refill."""
 REFILL = 16
@@ -46,27 +42,22 @@ class Worker:
 
     def __init__(
         self,
-        loaded: Loaded,
-        layers: Sequence[LayerShape],
-        size: Size,
+        decoder: SlotDecoder,
+        prefix_room: Room,
         *,
         chat: Chat,
         sampling: Sampling,
+        eos_ids: frozenset[int],
         meter: SlotMeter,
     ) -> None:
-        self._chat, self._sampling, self._eos_ids = chat, sampling, loaded.eos_ids
-        self._decoder = Decoder(
-            loaded.model,
-            layers,
-            slots=size.slots,
-            pages=size.pages,
-            vocabulary=_logits_width(loaded),
-            settle=self._settle,
-        )
-        self._prefixes = Prefixes(self._decoder.prefix, size.prefix_tokens)
+        """``decoder`` has no rows."""
+        self._chat, self._sampling, self._eos_ids = chat, sampling, eos_ids
+        self._decoder = decoder
+        decoder.settle = self._settle
+        self._prefix_room = prefix_room
+        self._prefixes = Prefixes(decoder.prefix, decoder.forget, prefix_room)
         self._meter = meter
-        self._most_pages = size.pages - 1
-        self._slots = size.slots
+        self._slots = decoder.slots
         self._row_budget = TokenBudget()  # of rows, not of tokens
         self._prompt_budget = TokenBudget()
         self._failures = 0  # steps in a row that did not fit
@@ -118,7 +109,7 @@ class Worker:
         """One more token of every row that runs; False if memory does not hold that. Then nothing is lost but time."""
         decoder, seats = self._decoder, tuple(self._decoder.seats)
         try:
-            ended = decoder.take(decoder.compute())
+            ended = decoder.step()
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -222,16 +213,15 @@ class Worker:
         """The next prompts that are computed together; none if there is no room for the next one now."""
         group: list[Prompt] = []
         tokens = 0
-        room = self._decoder.cache.pages.room
-        most = min(TOGETHER, self._prompt_budget.limit or TOGETHER)
-        while self._waiting and len(group) < self._free:
+        room, together = self._decoder.room, self._decoder.together
+        most = min(together, self._prompt_budget.limit or together)
+        while self._waiting and len(group) < min(self._free, self._decoder.most_rows):
             prompt = self._waiting[0]
             if group and (prompt in self._aside or group[0] in self._aside):
                 break  # one that has failed is tried alone
             pages = pages_for(prompt.prepared.length, prompt.max_new_tokens)
-            if pages > self._most_pages:
+            if why := self._never_fits(prompt, pages):
                 self._waiting.popleft()
-                why = f"it needs {pages} pages of the cache, which has {self._most_pages}"
                 self._reject(prompt, why, "refused")  # as one that is too long for the model: nothing is broken
                 continue
             tokens += prompt.prepared.length
@@ -244,6 +234,15 @@ class Worker:
             room -= pages
             group.append(self._waiting.popleft())
         return group
+
+    def _never_fits(self, prompt: Prompt, pages: int) -> str:
+        """Why there will never be room for it; empty if there will."""
+        if pages > self._decoder.most_pages:
+            return f"it needs {pages} pages of the cache, which has {self._decoder.most_pages}"
+        most = self._prefix_room.most
+        if most is not None and prompt.prepared.shared > most:
+            return f"its shared beginning has {prompt.prepared.shared} tokens, and there is room for {most}"
+        return ""
 
     def _seat(self, group: Sequence[Prompt]) -> None:
         """Computes prompts and gives them slots. Out of memory, they are tried again: fewer at a time, or later."""
@@ -316,9 +315,3 @@ class Worker:
 
 def _beginning(prompt: Prompt) -> tuple[int, ...]:
     return prompt.prepared.token_ids[: prompt.prepared.shared]
-
-
-def _logits_width(loaded: Loaded) -> int:
-    """A model's last layer may be wider than its embedding, for the sake of round numbers."""
-    head = loaded.model.get_output_embeddings()
-    return loaded.embeddings if head is None else int(head.weight.shape[0])

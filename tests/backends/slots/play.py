@@ -11,7 +11,7 @@ from torch import Tensor
 
 from asyncgen.backends.decoding import Row
 from asyncgen.backends.loading import Loaded
-from asyncgen.backends.slots.arrangement import Seat
+from asyncgen.backends.slots.arrangement import Beginning, Seat
 from asyncgen.backends.slots.cache import LayerShape
 from asyncgen.backends.slots.decoder import Decoder
 from asyncgen.backends.slots.passes import Prefix
@@ -31,7 +31,7 @@ class Part:
     prefix: tuple[int, ...] = ()
     sampling: Sampling = GREEDY
 
-    def seat(self, prefix: Prefix | None) -> Seat:
+    def seat(self, prefix: Beginning | None) -> Seat:
         prepared = Prepared(len(self.own), (*self.prefix, *self.own), shared=len(self.prefix))
         prompt = Prompt(self.index, (), seed=977 * self.index + 1, max_new_tokens=self.count, prepared=prepared)
         return Seat(Row(prompt, 0.0), self.own, prefix, self.sampling)

@@ -13,6 +13,7 @@ import anyio
 
 from asyncgen.backends import open_backend
 from asyncgen.backends.slots.backend import Slots
+from asyncgen.backends.slots.decoders import PlainDecoders
 from asyncgen.config import Config
 from asyncgen.packing import PromptPool, Window
 from asyncgen.records import Completion, Prompt
@@ -38,6 +39,9 @@ class Model:
     def __init__(self, backend: Slots, ahead: Callable[[dict[str, Any]], object]) -> None:
         self._model, self._ahead = backend._loaded.model, ahead
         backend._loaded = replace(backend._loaded, model=self)
+        decoders = backend._decoders
+        assert isinstance(decoders, PlainDecoders)
+        decoders._loaded = backend._loaded
 
     def __call__(self, **arguments: Any) -> Any:
         self._ahead(arguments)
@@ -79,6 +83,13 @@ async def at_work(backend: Slots) -> AsyncIterator[Running]:
         tasks.start_soon(note)
         yield running
         tasks.cancel_scope.cancel()
+
+
+def with_pages(backend: Slots, pages: int) -> None:
+    """Gives the backend so many pages only."""
+    decoders = backend._decoders
+    assert isinstance(decoders, PlainDecoders)
+    decoders._size = replace(decoders._size, pages=pages)
 
 
 def make(backend: Slots, count: int, new: int = 12, *, first: int = 0) -> list[Prompt]:

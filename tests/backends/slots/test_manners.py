@@ -12,17 +12,25 @@ import anyio
 import pytest
 import torch
 
-from asyncgen.backends.loading import Loaded
-from asyncgen.backends.slots import backend as backend_module
-from asyncgen.backends.slots import threads
+from asyncgen.backends.slots import decoders, threads
 from asyncgen.backends.slots.cache import LayerShape
-from asyncgen.backends.slots.sizing import Size, size
+from asyncgen.backends.slots.decoder import TOGETHER, Decoder
+from asyncgen.backends.slots.sizing import size
 from asyncgen.backends.slots.threads import choosing_threads, most_threads
-from asyncgen.backends.slots.worker import TOGETHER, Worker
 from asyncgen.errors import BackendFailed
 from asyncgen.packing import PromptPool, Window
 from asyncgen.records import Completion
-from tests.backends.slots.running import Model, at_work, endless, make, opened, running_rows, said, slots_for
+from tests.backends.slots.running import (
+    Model,
+    at_work,
+    endless,
+    make,
+    opened,
+    running_rows,
+    said,
+    slots_for,
+    with_pages,
+)
 
 pytestmark = pytest.mark.usefixtures("no_thread_of_ours_is_left")
 
@@ -65,7 +73,7 @@ def test_many_long_prompts_are_computed_a_group_at_a_time(llama: Path) -> None:
 def test_a_prompt_that_never_fits_holds_nobody_up(llama: Path) -> None:
     async def main() -> None:
         async with opened(slots_for(llama, batch_size=4)) as backend:
-            backend._size = replace(backend._size, pages=8)
+            with_pages(backend, 8)
             Model(backend, endless)
             async with at_work(backend) as running:
                 running.put(make(backend, 1, 200))
@@ -120,11 +128,11 @@ def test_little_memory_is_never_exceeded() -> None:
 def test_memory_that_is_not_to_be_had_after_all_makes_fewer_slots(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A limit of the process, or a neighbour that was quicker: found out when the cache is allocated."""
 
-    class Greedy(Worker):
-        def __init__(self, loaded: Loaded, layers: Sequence[LayerShape], size: Size, **others: Any) -> None:
-            if size.slots > 2:
+    class Greedy(Decoder):
+        def __init__(self, model: Any, layers: Sequence[LayerShape], *, slots: int, **others: Any) -> None:
+            if slots > 2:
                 raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1697447936 bytes")
-            super().__init__(loaded, layers, size, **others)
+            super().__init__(model, layers, slots=slots, **others)
 
     async def main() -> None:
         async with opened(slots_for(llama, batch_size=9)) as backend, at_work(backend) as running:
@@ -133,5 +141,5 @@ def test_memory_that_is_not_to_be_had_after_all_makes_fewer_slots(llama: Path, m
             assert all(not completion.error for completion in found)
             assert backend.snapshot().slots == backend.limits.rows == 2
 
-    monkeypatch.setattr(backend_module, "Worker", Greedy)
+    monkeypatch.setattr(decoders, "Decoder", Greedy)
     anyio.run(main)

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from asyncgen.backends.chat import Chat
+from asyncgen.backends.slots.arrangement import Beginning
 from asyncgen.backends.slots.boundary import PROBES, SHORTEST, Boundaries
 from asyncgen.backends.slots.cache import NEUTRAL, PAGE, Cache, LayerShape, pages_for
 from asyncgen.backends.slots.meter import SlotMeter
 from asyncgen.backends.slots.passes import Prefix
-from asyncgen.backends.slots.prefixes import IDLE, Prefixes
+from asyncgen.backends.slots.prefixes import IDLE, Prefixes, Room
 from asyncgen.backends.slots.sizing import size
 from asyncgen.backends.slots.threads import LATEST, TRIAL, ThreadChoice
 from asyncgen.records import Message
@@ -153,11 +154,15 @@ class Computing:
         return Prefix(tokens, [], [])
 
 
-@given(acts=st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=80))
-def test_a_beginning_in_use_stays_and_few_others_do(acts: Sequence[tuple[int, bool]]) -> None:
+@given(
+    acts=st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=80),
+    room=st.sampled_from([Room(60), Room(60, count=3), Room(60, grain=16)]),
+)
+def test_a_beginning_in_use_stays_and_few_others_do(acts: Sequence[tuple[int, bool]], room: Room) -> None:
     computing = Computing()
-    prefixes = Prefixes(computing, 60)
-    used: list[Prefix] = []
+    forgotten: list[Beginning] = []
+    prefixes = Prefixes(computing, forgotten.append, room)
+    used: list[Beginning] = []
     for number, leave in acts:
         tokens = (number,) * (1 + number)
         if leave and used:
@@ -170,7 +175,8 @@ def test_a_beginning_in_use_stays_and_few_others_do(acts: Sequence[tuple[int, bo
         live = {each.tokens for each in used}
         assert live <= set(prefixes._known)
         assert set(prefixes._uses) == live
-        assert sum(map(len, prefixes._known)) <= 60
+        assert room.holds(list(prefixes._known))
+        assert len(forgotten) + len(prefixes._known) == prefixes.misses
         assert len(prefixes._known) - len(live) <= IDLE + 1
     assert prefixes.misses == len(computing.computed)
     for each in used:

@@ -21,7 +21,17 @@ from tests.backends.helpers import (
     complete,
     make_prompts,
 )
-from tests.backends.slots.running import Model, at_work, endless, make, opened, running_rows, said, slots_for
+from tests.backends.slots.running import (
+    Model,
+    at_work,
+    endless,
+    make,
+    opened,
+    running_rows,
+    said,
+    slots_for,
+    with_pages,
+)
 from tests.backends.test_static import sample_alone
 
 pytestmark = pytest.mark.usefixtures("no_thread_of_ours_is_left")
@@ -105,7 +115,7 @@ def test_cancelling_what_waits_or_is_unknown_or_is_done(llama: Path) -> None:
 def test_a_prompt_that_needs_more_pages_than_there_are_is_refused(llama: Path) -> None:
     async def main() -> None:
         async with opened(slots_for(llama, batch_size=2)) as backend:
-            backend._size = replace(backend._size, pages=4)
+            with_pages(backend, 4)
             prompts = make(backend, 4)
             prompts[1:1] = [replace(make(backend, 1, 300)[0], index=9)]
             async with at_work(backend) as running:

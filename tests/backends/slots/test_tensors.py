@@ -138,7 +138,7 @@ def test_a_token_attends_to_its_own_and_its_prefix(
     queries = make.queries(lanes)
     last = [torch.stack([own[row][kind][-1] for row in range(len(tokens))]) for kind in (0, 1)]
     fill = [last[kind][:1].expand(lanes - len(tokens), -1, -1) for kind in (0, 1)]
-    found = run.attend(queries, torch.cat([last[0], fill[0]]), torch.cat([last[1], fill[1]]))
+    found = run.attend(queries, torch.cat([last[0], fill[0]]), torch.cat([last[1], fill[1]]), 1.0)
     for row in range(len(tokens)):
         check(found[row : row + 1], exact(queries[row : row + 1], *packed(whose[row], own[row])))
 
@@ -163,7 +163,7 @@ def test_prompts_attend_to_themselves_and_their_prefix(
     def filled(each: Tensor) -> Tensor:
         return torch.cat([each, torch.full((-total % 16, *each.shape[1:]), torch.nan, dtype=dtype)])
 
-    found = Prefill(tokens, prefix, CPU).attend(filled(queries), filled(keys), filled(values))[:total]
+    found = Prefill(tokens, prefix, CPU).attend(filled(queries), filled(keys), filled(values), 1.0)[:total]
     for mine, q, k, v in zip(*(torch.split(each, tokens) for each in (found, queries, keys, values)), strict=True):
         check(mine, exact(q, *packed(prefix, (k, v))))
 

@@ -1,0 +1,197 @@
+"""Makes the decoder with fixed shapes for a model on a GPU: measures, allocates, captures, checks.
+
+Where that is not possible (no Triton, a model that cannot be captured, too little memory for its shapes) the reason is
+given, and the plain decoder does.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from asyncgen.backends.loading import Loaded
+from asyncgen.backends.memory import free_bytes, is_out_of_memory
+from asyncgen.backends.sampling import Sampler
+from asyncgen.backends.sampling_parameters import Needs
+from asyncgen.backends.slots.cache import PAGE, LayerShape
+from asyncgen.backends.slots.compiling import Compiling
+from asyncgen.backends.slots.fusing import Fusing
+from asyncgen.backends.slots.gpu.check import check_fixed
+from asyncgen.backends.slots.gpu.decoder import STEPS, FixedDecoder
+from asyncgen.backends.slots.gpu.lanes import Attention
+from asyncgen.backends.slots.gpu.recording import Called, Captured, Recorder, cuda_stream
+from asyncgen.backends.slots.gpu.sizing import Memory, Wanted, divided, fewer, page_bytes, widths_for
+from asyncgen.backends.slots.passes import Prefill, forward
+from asyncgen.backends.slots.prefixes import Room
+from asyncgen.backends.slots.unsupported import Unsupported
+
+_log = logging.getLogger(__name__)
+
+__all__ = ["Fixed", "Means", "open_fixed"]
+
+_SEED = 20_262
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What a decoder is made with: the GPU's own, or, for a test, what a CPU can do."""
+
+    attention: Attention
+    sampler: Callable[[int, int, torch.device], Sampler]
+    captured: bool = True
+    """Whether passes are captured as CUDA graphs, where there is a GPU."""
+    fused: bool = True
+    """Whether linear layers that get the same tensor are one product (``fusing``); not where layers are compiled."""
+    compiled: bool = False
+    """Whether layers are compiled (``compiling``)."""
+    steps: int = STEPS
+    """Steps of a group."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """A decoder that is ready."""
+
+    decoder: FixedDecoder
+    prefix_room: Room
+    memory: Memory
+
+
+def open_fixed(
+    loaded: Loaded, layers: Sequence[LayerShape], wanted: Wanted, means: Means, *, needs: Needs, vocabulary: int
+) -> Fixed:
+    """A decoder of as many slots as are wanted and memory holds; ``needs`` is how most rows are sampled.
+
+    Raises Unsupported; out of memory if not even one row fits.
+    """
+    opening = _Opening(loaded, layers, wanted, means, needs, vocabulary)
+    changes = opening.changes()
+    changes.on()
+    try:
+        return _largest(opening)
+    except BaseException:
+        changes.off()
+        raise
+
+
+def _largest(opening: _Opening) -> Fixed:
+    slots = opening.wanted.slots
+    while slots > 0:
+        found = opening.attempt(slots)
+        if isinstance(found, Fixed):
+            return found
+        _log.info("%d slots do not fit into memory", slots)
+        slots = found
+        _tidy(opening.loaded.device)
+    raise torch.OutOfMemoryError(f"not even one row of {opening.wanted.max_new_tokens} new tokens fits into memory")
+
+
+@dataclass(frozen=True, slots=True)
+class _Opening:
+    loaded: Loaded
+    layers: Sequence[LayerShape]
+    wanted: Wanted
+    means: Means
+    needs: Needs
+    vocabulary: int
+
+    def changes(self) -> Compiling | Fusing:
+        """What makes the model's own code faster, not yet on."""
+        model, device = self.loaded.model, self.loaded.device
+        if self.means.compiled:
+            return Compiling(model)
+        count = min(16, self.wanted.context_length)
+        ids = torch.tensor(self._ids(count), device=device)
+
+        def run() -> None:
+            forward(model, ids, torch.arange(count, device=device), Prefill([count], None, device))
+
+        return Fusing(model, run if self.means.fused else lambda: None)
+
+    def _ids(self, count: int) -> list[int]:
+        generator = torch.Generator().manual_seed(_SEED)
+        ids: list[int] = torch.randint(self.loaded.embeddings, (count,), generator=generator).tolist()
+        return ids
+
+    def attempt(self, slots: int) -> Fixed | int:
+        """A decoder of so many slots; or, if that does not fit, how many to try next."""
+        try:
+            memory = divided(measured := self._measured(slots), self.wanted, slots)
+            if not memory.pages:
+                return fewer(measured, self.wanted, slots)
+            return self._made(slots, memory)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        # Out here the exception is gone, whose traceback kept what was allocated alive.
+        return slots // 2
+
+    def _measured(self, slots: int) -> Memory:
+        """What passes over so many slots need, found by calling them with a cache of a few pages."""
+        device = self.loaded.device
+        _tidy(device)
+        free, page = free_bytes(device), page_bytes(self.layers, self.loaded.model.dtype.itemsize)
+        before = _allocated(device)
+        decoder = self._decoder(slots, 1, 1, Called(), None)
+        decoder.rehearse(self.needs)
+        after, most = _allocated(device), _peak(device)
+        return Memory(free, state=max(0, after - before - 3 * page), activations=most - after, page=page)
+
+    def _made(self, slots: int, memory: Memory) -> Fixed:
+        device = self.loaded.device
+        _tidy(device)
+        stream = cuda_stream(device) if device.type == "cuda" else None
+        recorder: Recorder = Called() if stream is None or not self.means.captured else Captured(stream)
+        decoder = self._decoder(slots, memory.pages, memory.prefix_pages, recorder, stream)
+        try:
+            decoder.prepare(self.needs)
+        except Exception as error:  # a model's code, which may ask the device whatever it likes
+            if is_out_of_memory(error):
+                raise
+            text = " ".join(str(error).split())
+            raise Unsupported(f"its steps cannot be captured: {type(error).__name__}: {text}") from error
+        check_fixed(decoder, self.loaded.model, self._ids(256), self.wanted.context_length)
+        _tidy(device)
+        room = Room(memory.prefix_pages * PAGE, decoder.widths.prefixes, PAGE, memory.prefix_pages * PAGE)
+        _log.info("%d slots, %d + %d pages: %s", slots, memory.pages, memory.prefix_pages, memory)
+        return Fixed(decoder, room, memory)
+
+    def _decoder(
+        self, slots: int, pages: int, prefix_pages: int, recorder: Recorder, stream: torch.cuda.Stream | None
+    ) -> FixedDecoder:
+        device = self.loaded.device
+        return FixedDecoder(
+            self.loaded.model,
+            self.layers,
+            widths=widths_for(slots, self.wanted),
+            pages=pages,
+            prefix_pages=prefix_pages,
+            vocabulary=self.vocabulary,
+            eos_ids=self.loaded.eos_ids,
+            attention=self.means.attention,
+            sampler=self.means.sampler(slots, self.vocabulary, device),
+            recorder=recorder,
+            stream=stream,
+            steps=self.means.steps,
+        )
+
+
+def _tidy(device: torch.device) -> None:
+    """Gives back what nobody uses any more, so that it counts as free."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _allocated(device: torch.device) -> int:
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+
+
+def _peak(device: torch.device) -> int:
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0

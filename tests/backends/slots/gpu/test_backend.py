@@ -1,0 +1,206 @@
+"""The slots backend over the decoder with fixed shapes: its thread, its memory, its refusals, played on a CPU."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+import torch
+
+from asyncgen.backends.sampling import Sampler
+from asyncgen.backends.slots import decoders
+from asyncgen.backends.slots.decoders import FixedDecoders, PlainDecoders
+from asyncgen.backends.slots.gpu import opening
+from asyncgen.backends.slots.gpu.lanes import Lanes
+from asyncgen.backends.slots.gpu.opening import Means
+from asyncgen.backends.slots.unsupported import Unsupported
+from asyncgen.engine import Engine
+from asyncgen.records import Completion, Prompt, Sampling
+from tests.backends.helpers import complete
+from tests.backends.slots.gpu.plain import PlainAttention
+from tests.backends.slots.running import at_work, make, opened, running_rows, said, slots_for
+
+pytestmark = pytest.mark.usefixtures("no_thread_of_ours_is_left")
+
+MEANS = Means(PlainAttention(), Sampler, captured=False)
+
+
+@pytest.fixture
+def fixed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine believes that this CPU is a GPU, as far as that goes."""
+    monkeypatch.setattr(decoders, "_means", lambda *_: MEANS)
+
+
+def shared(prompts: list[Prompt], count: int) -> list[Prompt]:
+    """With the first ``count`` tokens as a shared beginning."""
+    return [
+        replace(prompt, prepared=replace(prompt.prepared, length=len(prompt.prepared.token_ids) - count, shared=count))
+        for prompt in prompts
+    ]
+
+
+async def told(llama: Path, prompts: int = 14, **generation: Any) -> dict[int, tuple[str, int, str]]:
+    async with opened(slots_for(llama, batch_size=5, **generation)) as backend:
+        found = await complete(backend, shared(make(backend, prompts, 20), 20))
+        assert backend.snapshot().prefix_misses == 1
+        return said(found)
+
+
+def test_it_tells_what_the_plain_decoder_tells(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = anyio.run(told, llama)
+    monkeypatch.setattr(decoders, "_means", lambda *_: MEANS)
+    assert anyio.run(told, llama) == expected
+
+
+@pytest.mark.usefixtures("fixed")
+def test_stop_strings_cancelling_and_streams(llama: Path) -> None:
+    """What only the host knows comes late to the device, and is none the worse for it."""
+
+    async def main() -> None:
+        async with opened(slots_for(llama, batch_size=4, max_new_tokens=60)) as backend:
+            assert isinstance(backend._decoders, FixedDecoders)
+            first = await complete(backend, make(backend, 6, 30))
+            stops = [replace(done.prompt, stop=(done.text[len(done.text) // 2 :][:2],)) for done in first]
+            again = await complete(backend, stops)
+            for whole, cut, prompt in zip(first, again, stops, strict=True):
+                text = whole.text[: whole.text.find(prompt.stop[0])] if prompt.stop[0] else whole.text
+                assert (cut.text, cut.finish_reason) == (
+                    text.strip(),
+                    "stop" if prompt.stop[0] else whole.finish_reason,
+                )
+            async with at_work(backend) as running:
+                prompts = make(backend, 9, 400)
+                running.put(prompts)
+                await running_rows(backend, 4)
+                for prompt in prompts[:6]:
+                    backend.cancel(prompt)
+                await running.until(6)
+            reasons = [done.finish_reason for done in running.found]
+            assert reasons[:6].count("cancelled") >= 5
+
+    anyio.run(main)
+
+
+@pytest.mark.usefixtures("fixed")
+def test_what_never_fits_is_refused_and_the_rest_is_told(llama: Path) -> None:
+    async def main() -> None:
+        async with opened(slots_for(llama, batch_size=2)) as backend:
+            found: FixedDecoders = backend._decoders  # type: ignore[assignment]  # asserted next
+            assert isinstance(found, FixedDecoders)
+            found._fixed = replace(found._fixed, prefix_room=replace(found.prefix_room, most=64))
+            prompts = make(backend, 4, 10)
+            long = shared([replace(make(backend, 1, 10)[0], index=9)], 30)
+            long = [replace(long[0], prepared=replace(long[0].prepared, shared=65))]
+            async with at_work(backend) as running:
+                running.put([*prompts[:2], *long, *prompts[2:]])
+                done = said(await running.until(5))
+            assert done.pop(9) == ("", 0, "refused")
+            assert {each[2] for each in done.values()} <= {"length", "stop"}
+
+    anyio.run(main)
+
+
+@pytest.mark.usefixtures("fixed")
+def test_the_engine_shares_it(llama: Path) -> None:
+    async def main() -> None:
+        texts: dict[int, set[str]] = {}
+
+        async def ask(engine: Engine, seed: int) -> None:
+            done: Completion = await engine.generate("the moon", seed=seed, max_new_tokens=9, temperature=0.9)
+            texts.setdefault(seed, set()).add(done.text)
+
+        for _ in range(2):
+            async with Engine(slots_for(llama, batch_size=3)) as engine, anyio.create_task_group() as tasks:
+                for seed in (1, 2, 3, 1, 2, 3, 4):
+                    tasks.start_soon(ask, engine, seed)
+        assert [len(texts[seed]) for seed in (1, 2, 3, 4)] == [1, 1, 1, 1]
+
+    anyio.run(main)
+
+
+@pytest.mark.usefixtures("fixed")
+@pytest.mark.parametrize("sampling", [{"top_p": 0.9}, {"temperature": 0.0}, {"top_k": 7, "min_p": 0.01}])
+def test_a_run_begins_with_what_its_sampling_needs(llama: Path, sampling: dict[str, Any]) -> None:
+    async def main() -> None:
+        async with opened(slots_for(llama, batch_size=3, **sampling)) as backend:
+            assert isinstance(backend._decoders, FixedDecoders)
+            decoder = backend._decoders._fixed.decoder
+            before = len(decoder._recorded)
+            assert len(await complete(backend, make(backend, 5))) == 5
+            assert len(decoder._recorded) == before
+
+    anyio.run(main)
+
+
+class Wrong(PlainAttention):
+    """Forgets the prefix."""
+
+    def decode(self, queries: Any, keys: Any, values: Any, pool: Any, lanes: Lanes, scale: float) -> Any:
+        nothing = torch.full_like(lanes.tile_prefix, -1)
+        alone = replace(lanes, prefix=torch.full_like(lanes.prefix, -1), tile_prefix=nothing)
+        return super().decode(queries, keys, values, pool, alone, scale)
+
+
+class Failing(PlainAttention):
+    """Asks the device something, which a capture does not allow."""
+
+    def decode(self, *_: Any) -> Any:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+
+@pytest.mark.parametrize(("attention", "why"), [(Wrong(), "not what the model says"), (Failing(), "not permitted")])
+def test_where_fixed_shapes_do_not_work_the_plain_decoder_does_and_a_sentence_says_so(
+    llama: Path, monkeypatch: pytest.MonkeyPatch, attention: PlainAttention, why: str
+) -> None:
+    expected = anyio.run(told, llama)
+    monkeypatch.setattr(decoders, "_means", lambda *_: replace(MEANS, attention=attention))
+    assert anyio.run(told, llama) == expected
+
+    async def main() -> None:
+        async with opened(slots_for(llama)) as backend:
+            assert isinstance(backend._decoders, PlainDecoders)
+            [notice] = [each for each in backend.notices if "captured" in each]
+            assert why in notice
+
+    anyio.run(main)
+
+
+def test_without_triton_a_sentence_says_so(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: Any) -> Means:
+        raise Unsupported("a package is missing (No module named 'triton')")
+
+    monkeypatch.setattr(decoders, "_means", missing)
+
+    async def main() -> None:
+        async with opened(slots_for(llama)) as backend:
+            assert any("triton" in notice for notice in backend.notices)
+
+    anyio.run(main)
+
+
+def test_fewer_slots_where_memory_is_short(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if each page were dear; and once the allocator fails all the same."""
+    monkeypatch.setattr(decoders, "_means", lambda *_: MEANS)
+    real, tried = opening._Opening._decoder, []
+
+    def limited(self: Any, slots: int, pages: int, *others: Any) -> Any:
+        tried.append((slots, pages))
+        if pages > 40:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(self, slots, pages, *others)
+
+    monkeypatch.setattr(opening._Opening, "_decoder", limited)
+
+    async def main() -> None:
+        async with opened(slots_for(llama, batch_size=16, max_new_tokens=100)) as backend:
+            assert isinstance(backend._decoders, FixedDecoders)
+            assert backend.limits.rows == 4
+            assert any("memory holds 4 rows at once, not 16" in notice for notice in backend.notices)
+            assert len(await complete(backend, make(backend, 9))) == 9
+
+    anyio.run(main)
+    assert [slots for slots, pages in tried if pages > 1] == [16, 8, 4]
+    assert Sampling(0.0).temperature == 0
