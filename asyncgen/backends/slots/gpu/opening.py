@@ -124,9 +124,12 @@ class _Opening:
             if not memory.pages:
                 return fewer(measured, self.wanted, slots)
             return self._made(slots, memory)
-        except Exception as error:
+        except Unsupported:
+            raise
+        except Exception as error:  # a model's code and two compilers, on a machine they may never have been tried on
             if not is_out_of_memory(error):
-                raise
+                text = " ".join(str(error).split())
+                raise Unsupported(f"a trial failed: {type(error).__name__}: {text}") from error
         # Out here the exception is gone, whose traceback kept what was allocated alive.
         return slots // 2
 
@@ -147,13 +150,7 @@ class _Opening:
         stream = cuda_stream(device) if device.type == "cuda" else None
         recorder: Recorder = Called() if stream is None or not self.means.captured else Captured(stream)
         decoder = self._decoder(slots, memory.pages, memory.prefix_pages, recorder, stream)
-        try:
-            decoder.prepare(self.needs)
-        except Exception as error:  # a model's code, which may ask the device whatever it likes
-            if is_out_of_memory(error):
-                raise
-            text = " ".join(str(error).split())
-            raise Unsupported(f"its steps cannot be captured: {type(error).__name__}: {text}") from error
+        decoder.prepare(self.needs)
         check_fixed(decoder, self.loaded.model, self._ids(256), self.wanted.context_length)
         _tidy(device)
         room = Room(memory.prefix_pages * PAGE, decoder.widths.prefixes, PAGE, memory.prefix_pages * PAGE)
