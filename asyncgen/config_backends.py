@@ -77,11 +77,11 @@ class _InFlight(LocalModel):
     """What our in-flight engine may be told."""
 
     cuda_graphs: bool = True
-    """On a CUDA GPU, capture a decode step once and replay it, which saves launching its kernels one by one; needs
-    Triton (it comes with torch on Linux). Where that does not work steps are not captured, and a sentence says so."""
+    """On a CUDA GPU, capture a decode step once and replay it, with kernels of our own for attention and sampling. It
+    needs Triton (comes with torch on Linux); where it does not work, or is off, plain torch code does, more slowly."""
     compile: bool = False
-    """On a CUDA GPU, let `torch.compile` fuse the small operations of the model's layers: the start takes a minute or
-    so longer."""
+    """With `cuda_graphs`, let `torch.compile` fuse the small operations of the model's layers, which makes the start
+    longer."""
 
 
 class AutoBackend(_InFlight):

@@ -28,15 +28,16 @@ def layers_of(model: Any) -> list[nn.Module]:
 class Compiling:
     """``on`` and ``off`` for one model. What is compiled is compiled when it is first called."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, compiler: str = "inductor") -> None:
         self.layers = layers_of(model)
+        self._compiler = compiler
 
     def on(self) -> None:
         """From now on the layers are compiled code."""
         # Imports a compiler, so not before it is needed. What it wraps is the same function.
         AttentionInterface.register(NAME, torch.compiler.disable(attention))  # type: ignore[no-untyped-call]  # torch is typed in parts
         for layer in self.layers:
-            vars(layer)["forward"] = torch.compile(layer.forward, dynamic=False)
+            vars(layer)["forward"] = torch.compile(layer.forward, dynamic=False, backend=self._compiler)
 
     def off(self) -> None:
         """The layers are what they were."""

@@ -157,13 +157,13 @@ def open_decoders(loaded: Loaded, layers: Sequence[LayerShape], config: Config, 
 def _means(loaded: Loaded, config: Config) -> Means | None:
     """What there is for fixed shapes; None where they are of no use. Raises Unsupported."""
     options = config.backend
-    if loaded.device.type != "cuda" or not isinstance(options, AutoBackend | SlotsBackend):
+    if loaded.device.type != "cuda" or not isinstance(options, AutoBackend | SlotsBackend) or not options.cuda_graphs:
         return None
     try:
         from asyncgen.backends.slots.gpu.triton_means import triton_means  # noqa: PLC0415  # imports triton
     except ImportError as error:
         raise Unsupported(f"a package is missing ({error})") from error
-    return triton_means(captured=options.cuda_graphs)
+    return triton_means(compiled=options.compile)
 
 
 def _logits_width(loaded: Loaded) -> int:

@@ -21,33 +21,33 @@ class _Group:
     """Linear layers that get the same tensor, in the order in which they are called."""
 
     def __init__(self, layers: Sequence[nn.Linear]) -> None:
-        self._layers = layers
-        self._sizes = [layer.out_features for layer in layers]
+        self.layers = layers
+        self.sizes = [layer.out_features for layer in layers]
         self._weight = torch.cat([layer.weight.detach() for layer in layers])
         biases = [layer.bias for layer in layers if layer.bias is not None]
         self._bias = torch.cat([bias.detach() for bias in biases]) if biases else None
-        for layer, weight in zip(layers, torch.split(self._weight, self._sizes), strict=True):
+        for layer, weight in zip(layers, torch.split(self._weight, self.sizes), strict=True):
             layer.weight = nn.Parameter(weight, requires_grad=False)
         if self._bias is not None:
-            for layer, bias in zip(layers, torch.split(self._bias, self._sizes), strict=True):
+            for layer, bias in zip(layers, torch.split(self._bias, self.sizes), strict=True):
                 layer.bias = nn.Parameter(bias, requires_grad=False)
         self._waiting: list[Tensor] = []
 
     def on(self) -> None:
         """From now on it is one product."""
-        for number, layer in enumerate(self._layers):
+        for number, layer in enumerate(self.layers):
             vars(layer)["forward"] = self._first if number == 0 else self._next
 
     def off(self) -> None:
         """Each layer computes for itself."""
-        for layer in self._layers:
+        for layer in self.layers:
             vars(layer).pop("forward", None)
 
     def _first(self, input: Tensor) -> Tensor:  # noqa: A002  # as nn.Linear calls it
         """[..., in] -> [..., out of the first layer]."""
         product = nn.functional.linear(input, self._weight, self._bias)
         first: Tensor
-        first, *self._waiting = torch.split(product, self._sizes, dim=-1)
+        first, *self._waiting = torch.split(product, self.sizes, dim=-1)
         return first
 
     def _next(self, input: Tensor) -> Tensor:  # noqa: A002, ARG002  # the same tensor as the first one's
