@@ -10,25 +10,24 @@ to the bit: every step is elementwise or along a row, in an order that the row's
 ``log`` must give a value the same bits wherever it stands in a tensor; a test watches.)
 
 Everything is a function of tensors with shapes known beforehand, and the host never waits for a device, except in
-``Sampler.settle``.
+``Sampler.settle`` where rows are settled by torch. What passes over all logits is left to ``sampling_passes``, or on a
+GPU to the kernels of ``sampling_triton``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
-from asyncgen.backends.noise import gumbel, token_keys
 from asyncgen.backends.sampling_parameters import Needs, SamplingParameters
-from asyncgen.backends.truncation import kth_logit, largest, min_p_logit, nucleus_among, nucleus_logit
+from asyncgen.backends.sampling_passes import Passes, Survey, TorchPasses
+from asyncgen.backends.truncation import kth_logit, largest, min_p_logit, nucleus_among
 
 __all__ = ["Needs", "Picked", "Sampler", "SamplingParameters"]
 
-_BLOCK = 128
-_BLOCK_IDS = 1 << 32
-"""Blocks are hashed as tokens from here on, which no vocabulary reaches."""
 _CANDIDATES, _MANY_CANDIDATES, _MANY_TOKENS = 64, 128, 32_768
 """Likeliest tokens among which a row's top-p is looked for first, and that in vocabularies of at least so many tokens,
 where looking at every token is dearer."""
@@ -53,18 +52,19 @@ class Picked:
 class Sampler:
     """Picks tokens for up to ``rows`` rows of ``vocabulary`` logits on ``device`` (one that knows float64).
 
-    Owns work buffers of 4 bytes a logit: one, another if some row truncates, a third if some row penalises. They are
-    made when first needed, and what they hold is never read. Not for two threads at once.
+    ``passes`` look at all logits: unless given, triton's on a GPU where there is triton, else torch's. Owns their work
+    buffers. Not for two threads at once.
     """
 
-    def __init__(self, rows: int, vocabulary: int, device: torch.device) -> None:
-        self._rows, self._vocabulary, self._device = rows, vocabulary, device
-        self._blocks = -(-vocabulary // _BLOCK)
+    def __init__(self, rows: int, vocabulary: int, device: torch.device, passes: Passes | None = None) -> None:
+        self._vocabulary = vocabulary
         self._candidates = min(vocabulary, _CANDIDATES if vocabulary < _MANY_TOKENS else _MANY_CANDIDATES)
-        self._keys = token_keys(self._blocks * _BLOCK, device).view(self._blocks, _BLOCK)
-        self._block_keys = token_keys(self._blocks, device, _BLOCK_IDS)
-        self._within = torch.arange(_BLOCK, device=device)
-        self.buffers: dict[str, Tensor] = {}
+        self._passes = passes or _passes_for(rows, vocabulary, device)
+
+    @property
+    def buffers(self) -> dict[str, Tensor]:
+        """The passes' work space."""
+        return self._passes.buffers
 
     def pick(
         self,
@@ -75,7 +75,7 @@ class Sampler:
         needs: Needs,
         seen: Tensor | None = None,
     ) -> Picked:
-        """``draw`` and ``settle``: for the CPU, where looking costs nothing."""
+        """``draw`` and ``settle``: for the CPU, where looking costs nothing, or passes that leave nothing to settle."""
         picked = self.draw(logits, seeds, positions, parameters, needs, seen)
         return self.settle(picked, logits, seeds, positions, parameters, needs, seen)
 
@@ -96,42 +96,28 @@ class Sampler:
         ``seeds`` and ``positions`` are int64 [B] (position: tokens the record has generated so far). ``seen`` bool
         [B, V] marks the tokens of the row's prompt and answer; it is needed if ``needs.penalty``. Of equally likely
         tokens, temperature 0 takes the first. Unless told to look at ``every_token``, top-p looks at the likeliest
-        few; rows for which these do not suffice are ``unsettled``.
+        few; rows for which these do not suffice are ``unsettled``, unless the passes settle them.
         """
-        raw, maxima = logits, self._maxima(logits)
-        model_best = maxima.amax(-1)
-        # Before anything else is put into the buffer.
-        log_mass = self._masses(logits, model_best).sum(-1, dtype=torch.float64).log_() if needs.logprobs else None
+        raw, maxima, log_mass = logits, None, None
+        if needs.logprobs:  # before anything else is put into the buffer
+            maxima, log_mass = self._passes.own_softmax(logits)
+            model_best = maxima.amax(-1)
         if needs.penalty:
             assert seen is not None, "a repetition penalty needs the tokens seen"
-            logits = self._penalised(logits, seen, parameters.penalty)
-            maxima = self._maxima(logits)
-        best = maxima.amax(-1)
-        broken = ~best.isfinite()
-        blocks, unsettled = maxima.argmax(-1), torch.zeros_like(broken)
+            logits, maxima = self._passes.penalised(logits, seen, parameters.penalty), None
+        warm = temperature = edge = None
         if needs.sampled:
             warm = parameters.temperature > 0
             temperature = torch.where(warm, parameters.temperature, 1.0)
-            masses = self._masses(logits, best, temperature)
-            edge = None
-            if needs.largest_k or needs.top_p or needs.min_p:
-                edge, unsettled = self._edge(logits, best, temperature, parameters, needs, masses, every_token)
-                masses = self._masses_above(logits, edge)
-            noisy = masses.to(torch.float64).log_().add_(gumbel(seeds, positions, self._block_keys))
-            blocks = torch.where(warm, noisy.argmax(-1), blocks)
-        tokens = blocks[:, None] * _BLOCK + self._within
-        inside = logits.gather(-1, tokens.clamp(max=self._vocabulary - 1)).to(torch.float32)
-        dropped = tokens >= self._vocabulary
-        values = inside.to(torch.float64)
-        if needs.sampled:
-            scores = (inside - best[:, None]).div_(temperature[:, None])
-            noisy = gumbel(seeds, positions, self._keys[blocks]).add_(scores)
-            if edge is not None:
-                dropped = dropped | (inside < edge[:, None])
-            values = torch.where(warm[:, None], noisy, values)
-        place = values.masked_fill_(dropped, -torch.inf).argmax(-1)
-        chosen = tokens.gather(-1, place[:, None])[:, 0].masked_fill_(broken, 0)
-        return Picked(chosen, broken, unsettled & ~broken, _logprobs(raw, chosen, model_best, log_mass))
+        survey = self._passes.survey(logits, temperature, maxima)
+        broken = ~(survey.best.abs() < torch.inf)
+        unsettled = torch.zeros_like(broken)
+        if needs.sampled and (needs.largest_k or needs.top_p or needs.min_p):
+            edge, unsettled = self._edge(survey, parameters, needs, every_token)
+            survey = self._passes.above(survey, edge)
+        tokens = self._passes.choose(survey, warm, edge, seeds, positions).masked_fill_(broken, 0)
+        logprobs = None if log_mass is None else _logprobs(raw, tokens, model_best, log_mass)
+        return Picked(tokens, broken, unsettled & ~broken, logprobs)
 
     @torch.inference_mode()
     def settle(
@@ -146,9 +132,9 @@ class Sampler:
     ) -> Picked:
         """The same with all rows settled: those that are not are drawn again, alone, looking at every token.
 
-        The host waits for the device.
+        The host waits for the device, unless the passes leave nothing to settle.
         """
-        if not needs.top_p or not picked.unsettled.any():
+        if not needs.top_p or self._passes.settles or not picked.unsettled.any():
             return picked
         rows = picked.unsettled.nonzero()[:, 0]
         again = self.draw(
@@ -166,65 +152,12 @@ class Sampler:
         unsettled = torch.zeros_like(picked.unsettled)
         return Picked(picked.tokens.index_copy(0, rows, again.tokens), picked.broken, unsettled, logprobs)
 
-    def _buffer(self, name: str, rows: int) -> Tensor:
-        """float32 [rows, blocks x 128], with anything in it."""
-        if name not in self.buffers:
-            self.buffers[name] = torch.empty(self._rows, self._blocks * _BLOCK, device=self._device)
-        return self.buffers[name][:rows]
-
-    def _maxima(self, logits: Tensor) -> Tensor:
-        """The largest logit of each block, float32 [B, blocks]."""
-        whole, rest = divmod(self._vocabulary, _BLOCK)
-        maxima = logits[:, : whole * _BLOCK].view(len(logits), whole, _BLOCK).amax(-1)
-        if rest:
-            maxima = torch.cat((maxima, logits[:, whole * _BLOCK :].amax(-1, keepdim=True)), dim=-1)
-        return maxima.to(torch.float32)
-
-    def _penalised(self, logits: Tensor, seen: Tensor, penalty: Tensor) -> Tensor:
-        """Logits of tokens seen divided by the penalty, or multiplied if negative (Keskar et al. 2019)."""
-        vocabulary, each = self._vocabulary, penalty[:, None]
-        above = self._buffer("penalised", len(logits))[:, :vocabulary]
-        below = self._buffer("work", len(logits))[:, :vocabulary]
-        above.copy_(logits).clamp_(min=0).div_(each)
-        below.copy_(logits).clamp_(max=0).mul_(each)
-        above.add_(below)
-        return torch.where(seen, above, logits, out=above)
-
-    def _masses(self, logits: Tensor, best: Tensor, temperature: Tensor | None = None) -> Tensor:
-        """The blocks' sums of exp(score), float32 [B, blocks]; leaves exp(score) in the work buffer.
-
-        score = (logit - best) / temperature: differences keep their digits whatever the offset, and cannot overflow.
-        """
-        work = self._buffer("work", len(logits))
-        scores = torch.sub(logits, best[:, None], out=work[:, : self._vocabulary])
-        if temperature is not None:
-            scores.div_(temperature[:, None])
-        scores.exp_()
-        work[:, self._vocabulary :].zero_()
-        return self._block_sums(work)
-
-    def _masses_above(self, logits: Tensor, edge: Tensor) -> Tensor:
-        """The same without the logits below the row's ``edge`` [B]; the work buffer is as ``_masses`` left it."""
-        work = self._buffer("work", len(logits))
-        # Compared into float32, this is one vectorised pass; a bool mask and masked_fill take ten times as long.
-        mask = torch.ge(logits, edge[:, None], out=self._buffer("mask", len(logits))[:, : self._vocabulary])
-        work[:, : self._vocabulary].mul_(mask)
-        return self._block_sums(work)
-
-    def _block_sums(self, work: Tensor) -> Tensor:
-        return work.view(-1, self._blocks, _BLOCK).sum(-1)
-
     def _edge(
-        self,
-        logits: Tensor,
-        best: Tensor,
-        temperature: Tensor,
-        parameters: SamplingParameters,
-        needs: Needs,
-        masses: Tensor,
-        every_token: bool,
+        self, survey: Survey, parameters: SamplingParameters, needs: Needs, every_token: bool
     ) -> tuple[Tensor, Tensor]:
-        """The smallest logit that a row keeps, float32 [B], and which rows are unsettled; see ``_masses_above``."""
+        """The smallest logit that a row keeps, float32 [B], and which rows are unsettled; see ``Passes.above``."""
+        logits, best, temperature = survey.logits, survey.best, survey.temperature
+        assert temperature is not None, "filters are for rows that are sampled"
         edge, unsettled = torch.full_like(best, -torch.inf), torch.zeros_like(best, dtype=torch.bool)
         few = self._candidates if needs.top_p and not every_token else 0
         if count := min(self._vocabulary, max(needs.largest_k, few)):
@@ -232,30 +165,32 @@ class Sampler:
         if needs.largest_k:
             edge = kth_logit(likeliest, parameters.top_k)
         if needs.top_p:
-            masses = self._masses_above(logits, edge) if needs.largest_k else masses
-            wanted = masses.sum(-1, dtype=torch.float64).mul_(parameters.top_p)
+            survey = self._passes.above(survey, edge) if needs.largest_k else survey
+            totals, truncates = self._passes.totals(survey), parameters.top_p < 1
             if every_token:
-                found = nucleus_logit(best, wanted, lambda logit: self._masses_at(logits, logit))
+                found = self._passes.nucleus(survey, edge, totals, parameters.top_p, best, truncates)
             else:
                 # No more of them than always, whatever a neighbour's top-k: they decide how the row is settled.
                 scores = (likeliest[:, :few] - best[:, None]).div_(temperature[:, None])
-                found, enough = nucleus_among(likeliest[:, :few], scores, edge, wanted)
-                unsettled = (parameters.top_p < 1) & ~enough if few < self._vocabulary else unsettled
-            edge = torch.where(parameters.top_p < 1, torch.maximum(edge, found), edge)
+                found, enough = nucleus_among(likeliest[:, :few], scores, edge, totals * parameters.top_p)
+                unsettled = truncates & ~enough if few < self._vocabulary else unsettled
+                if self._passes.settles:
+                    found = self._passes.nucleus(survey, edge, totals, parameters.top_p, found, unsettled)
+                    unsettled = torch.zeros_like(unsettled)
+            edge = torch.where(truncates, torch.maximum(edge, found), edge)
         if needs.min_p:
             edge = torch.maximum(edge, min_p_logit(best, temperature, parameters.log_min_p))
         return edge, unsettled
 
-    def _masses_at(self, logits: Tensor, edge: Tensor) -> Tensor:
-        """What ``_masses_above`` would leave in each row, float64 [B], without touching the work buffer."""
-        mask = self._buffer("mask", len(logits))
-        torch.ge(logits, edge[:, None], out=mask[:, : self._vocabulary])
-        mask[:, self._vocabulary :].zero_()
-        return self._block_sums(mask.mul_(self._buffer("work", len(logits)))).sum(-1, dtype=torch.float64)
+
+def _passes_for(rows: int, vocabulary: int, device: torch.device) -> Passes:
+    if device.type == "cuda" and find_spec("triton") is not None:
+        from asyncgen.backends.sampling_triton import TritonPasses  # noqa: PLC0415  # not everywhere is triton
+
+        return TritonPasses(rows, vocabulary)
+    return TorchPasses(rows, vocabulary, device)
 
 
-def _logprobs(logits: Tensor, tokens: Tensor, best: Tensor, log_mass: Tensor | None) -> Tensor | None:
-    if log_mass is None:
-        return None
+def _logprobs(logits: Tensor, tokens: Tensor, best: Tensor, log_mass: Tensor) -> Tensor:
     chosen = logits.gather(-1, tokens[:, None])[:, 0].to(torch.float64)
     return chosen.sub_(best).sub_(log_mass).to(torch.float32)

@@ -73,7 +73,11 @@ def nucleus_among(likeliest: Tensor, scores: Tensor, edge: Tensor, wanted: Tenso
     one), ``edge`` [B] the smallest that top-k left, ``wanted`` float64 [B] the sum of exp(score) to be reached.
     """
     left = likeliest >= edge[:, None]
-    reached = scores.to(torch.float64).exp_().mul_(left).cumsum(-1) >= wanted[:, None]
+    shares = scores.to(torch.float64).exp_().mul_(left)
+    if shares.device.type != "cpu":
+        # A GPU adds in an order that the number of rows decides; of whole steps, every order's sum is the same.
+        shares.mul_(2.0**40).round_().mul_(2.0**-40)
+    reached = shares.cumsum(-1) >= wanted[:, None]
     place = reached.logical_not().sum(-1).clamp_(max=likeliest.shape[-1] - 1)
     found = likeliest.gather(-1, place[:, None])[:, 0]
     # Nothing remains beyond the candidates if top-k left out the last of them.
