@@ -17,7 +17,6 @@ GPU to the kernels of ``sampling_triton``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -52,14 +51,13 @@ class Picked:
 class Sampler:
     """Picks tokens for up to ``rows`` rows of ``vocabulary`` logits on ``device`` (one that knows float64).
 
-    ``passes`` look at all logits: unless given, triton's on a GPU where there is triton, else torch's. Owns their work
-    buffers. Not for two threads at once.
+    ``passes`` look at all logits: torch's, unless others are given. Not for two threads at once.
     """
 
     def __init__(self, rows: int, vocabulary: int, device: torch.device, passes: Passes | None = None) -> None:
         self._vocabulary = vocabulary
         self._candidates = min(vocabulary, _CANDIDATES if vocabulary < _MANY_TOKENS else _MANY_CANDIDATES)
-        self._passes = passes or _passes_for(rows, vocabulary, device)
+        self._passes = passes or TorchPasses(rows, vocabulary, device)
 
     @property
     def buffers(self) -> dict[str, Tensor]:
@@ -181,14 +179,6 @@ class Sampler:
         if needs.min_p:
             edge = torch.maximum(edge, min_p_logit(best, temperature, parameters.log_min_p))
         return edge, unsettled
-
-
-def _passes_for(rows: int, vocabulary: int, device: torch.device) -> Passes:
-    if device.type == "cuda" and find_spec("triton") is not None:
-        from asyncgen.backends.sampling_triton import TritonPasses  # noqa: PLC0415  # not everywhere is triton
-
-        return TritonPasses(rows, vocabulary)
-    return TorchPasses(rows, vocabulary, device)
 
 
 def _logprobs(logits: Tensor, tokens: Tensor, best: Tensor, log_mass: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from asyncgen.backends.decoding import Row
 from asyncgen.backends.loading import Loaded
 from asyncgen.backends.sampling import Sampler
+from asyncgen.backends.sampling_passes import Passes
 from asyncgen.backends.slots.cache import LayerShape
 from asyncgen.backends.slots.gpu.decoder import FixedDecoder, PagedPrefix
 from asyncgen.backends.slots.gpu.lanes import Attention
@@ -32,6 +33,7 @@ class FixedStage:
         pages: int = 96,
         steps: int = 3,
         attention: Attention | None = None,
+        passes: Passes | None = None,
         eos_ids: frozenset[int] = frozenset(),
     ) -> None:
         self.said: dict[int, list[int]] = {}
@@ -49,7 +51,7 @@ class FixedStage:
             vocabulary=VOCABULARY,
             eos_ids=eos_ids,
             attention=attention or PlainAttention(),
-            sampler=Sampler(slots, VOCABULARY, torch.device("cpu")),
+            sampler=Sampler(slots, VOCABULARY, torch.device("cpu"), passes),
             recorder=Called(),
             steps=steps,
         )

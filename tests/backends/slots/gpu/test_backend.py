@@ -66,10 +66,12 @@ def test_stop_strings_cancelling_and_streams(llama: Path) -> None:
         async with opened(slots_for(llama, batch_size=4, max_new_tokens=400)) as backend:
             assert isinstance(backend._decoders, FixedDecoders)
             first = await complete(backend, make(backend, 6, 30))
-            stops = [replace(done.prompt, stop=(done.text[len(done.text) // 2 :][:2],)) for done in first]
-            again = await complete(backend, stops)
-            for whole, cut, prompt in zip(first, again, stops, strict=True):
-                assert cut.text == whole.text.partition(prompt.stop[0])[0].strip()
+            stops = [done.text[len(done.text) // 2 :][:2] for done in first]
+            again = await complete(
+                backend, [replace(done.prompt, stop=(stop,)) for done, stop in zip(first, stops, strict=True)]
+            )
+            for whole, cut, stop in zip(first, again, stops, strict=True):
+                assert cut.text == whole.text.partition(stop)[0].strip()
                 assert cut.finish_reason == "stop"
             async with at_work(backend) as running:
                 prompts = make(backend, 9, 400)

@@ -24,6 +24,9 @@ from torch import Tensor
 
 from asyncgen.backends.slots.gpu.lanes import ROWS
 from tests.backends.slots.gpu.play import Heads, Prefix, Prompt, Row, decode, prefill, reference
+from tests.backends.slots.gpu.stage import FixedStage
+from tests.backends.slots.test_sameness import PARTS, solo, subject
+from tests.backends.slots.tiny import VOCABULARY
 
 CUDA = torch.cuda.is_available()
 
@@ -290,3 +293,21 @@ def test_they_compile_without_spilling_registers(tmp_path: Path) -> None:
             assert not kernel["spills"], (case, name, kernel)
             assert kernel["dots"], (case, name, "no tensor cores")
             assert kernel["shared"] <= 227 << 10, (case, name, kernel)
+
+
+@pytest.mark.skipif(CUDA, reason="a CUDA device has a test of its own: benchmarks/gpu.py")
+@pytest.mark.skipif(OLD, reason="triton's interpreter before 3.7 cannot loop with numpy from 2.4 on")
+@torch.inference_mode()
+def test_the_decoder_says_over_these_kernels_what_the_plain_one_says() -> None:
+    """Attention and sampling together, through prefixes, chunks and slots that are used again."""
+    from asyncgen.backends.sampling_triton import TritonPasses  # interpreted, as here
+
+    for name, indices in (("grouped", (1, 4, 13)), ("groups of seven", (9, 14))):
+        stage = FixedStage(*subject(name), 2, width=64, attention=attention, passes=TritonPasses(2, VOCABULARY))
+        for index in indices:
+            while not stage.fits([PARTS[index]]):
+                stage.step()
+            stage.admit([PARTS[index]])
+        stage.finish()
+        for index in indices:
+            assert stage.said[index] == solo(name, index).tokens
