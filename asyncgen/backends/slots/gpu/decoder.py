@@ -296,6 +296,7 @@ class FixedDecoder:
         self._free_pages += seat.pages
         self._changed = True
 
+    @torch.inference_mode()  # as everything else is done, by whoever uses the decoder
     def reset(self) -> None:
         """Takes all rows and prefixes away, whatever state they are in."""
         if self._stream is not None:

@@ -61,6 +61,7 @@ class Fixed:
     memory: Memory
 
 
+@torch.inference_mode()
 def open_fixed(
     loaded: Loaded, layers: Sequence[LayerShape], wanted: Wanted, means: Means, *, needs: Needs, vocabulary: int
 ) -> Fixed:
@@ -68,7 +69,8 @@ def open_fixed(
 
     Raises Unsupported; out of memory if not even one row fits.
     """
-    opening = _Opening(loaded, layers, wanted, means, needs, vocabulary)
+    stream = cuda_stream(loaded.device) if loaded.device.type == "cuda" else None
+    opening = _Opening(loaded, layers, wanted, means, needs, vocabulary, stream)
     changes = opening.changes()
     changes.on()
     try:
@@ -98,6 +100,8 @@ class _Opening:
     means: Means
     needs: Needs
     vocabulary: int
+    stream: torch.cuda.Stream | None
+    """On which everything is queued."""
 
     def changes(self) -> Compiling | Fusing:
         """What makes the model's own code faster, not yet on."""
@@ -139,7 +143,7 @@ class _Opening:
         _tidy(device)
         free, page = free_bytes(device), page_bytes(self.layers, self.loaded.model.dtype.itemsize)
         before = _allocated(device)
-        decoder = self._decoder(slots, 1, 1, Called(), None)
+        decoder = self._decoder(slots, 1, 1, Called())
         decoder.rehearse(self.needs)
         after, most = _allocated(device), _peak(device)
         return Memory(free, state=max(0, after - before - 3 * page), activations=most - after, page=page)
@@ -147,9 +151,8 @@ class _Opening:
     def _made(self, slots: int, memory: Memory) -> Fixed:
         device = self.loaded.device
         _tidy(device)
-        stream = cuda_stream(device) if device.type == "cuda" else None
-        recorder: Recorder = Called() if stream is None or not self.means.captured else Captured(stream)
-        decoder = self._decoder(slots, memory.pages, memory.prefix_pages, recorder, stream)
+        recorder: Recorder = Captured(self.stream) if self.stream and self.means.captured else Called()
+        decoder = self._decoder(slots, memory.pages, memory.prefix_pages, recorder)
         decoder.prepare(self.needs)
         check_fixed(decoder, self.loaded.model, self._ids(256), self.wanted.context_length)
         _tidy(device)
@@ -157,9 +160,7 @@ class _Opening:
         _log.info("%d slots, %d + %d pages: %s", slots, memory.pages, memory.prefix_pages, memory)
         return Fixed(decoder, room, memory)
 
-    def _decoder(
-        self, slots: int, pages: int, prefix_pages: int, recorder: Recorder, stream: torch.cuda.Stream | None
-    ) -> FixedDecoder:
+    def _decoder(self, slots: int, pages: int, prefix_pages: int, recorder: Recorder) -> FixedDecoder:
         device = self.loaded.device
         return FixedDecoder(
             self.loaded.model,
@@ -172,7 +173,7 @@ class _Opening:
             attention=self.means.attention,
             sampler=self.means.sampler(slots, self.vocabulary, device),
             recorder=recorder,
-            stream=stream,
+            stream=self.stream,
             steps=self.means.steps,
         )
 
