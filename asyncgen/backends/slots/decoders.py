@@ -6,6 +6,8 @@ import logging
 from collections.abc import Sequence
 from typing import Protocol
 
+import torch
+
 from asyncgen.backends.loading import Loaded
 from asyncgen.backends.memory import free_bytes, is_out_of_memory
 from asyncgen.backends.sampling_parameters import Needs
@@ -141,6 +143,7 @@ def open_decoders(loaded: Loaded, layers: Sequence[LayerShape], config: Config, 
             fixed = open_fixed(loaded, layers, wanted, means, needs=needs, vocabulary=vocabulary)
             return FixedDecoders(fixed, wanted.slots)
     except Unsupported as reason:
+        _check_device(loaded.device, reason)
         notice = f"steps are computed one by one, not captured, which is slower: {reason}"
     except Exception as error:
         if not is_out_of_memory(error):
@@ -164,6 +167,17 @@ def _means(loaded: Loaded, config: Config) -> Means | None:
     except ImportError as error:
         raise Unsupported(f"a package is missing ({error})") from error
     return triton_means(compiled=options.compile)
+
+
+def _check_device(device: torch.device, reason: Unsupported) -> None:
+    """Some failures leave a device on which nothing works any more in this process. Raises ModelError then."""
+    try:
+        torch.zeros(1, device=device).add_(1).item()
+    except RuntimeError as error:
+        raise ModelError(
+            f"the device {device} failed while a step was made ready: {reason}",
+            hint="set backend.cuda_graphs to false, and please report it",
+        ) from error
 
 
 def _logits_width(loaded: Loaded) -> int:
