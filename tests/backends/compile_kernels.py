@@ -1,6 +1,7 @@
 """Compiles the sampler's kernels for an H100 or H200, without one, and prints what became of each as a line of JSON.
 
-A program of its own, for in a process whose kernels are interpreted nothing can be compiled.
+Arguments are the kinds of logits, as triton calls them. A program of its own, for in a process whose kernels are
+interpreted nothing can be compiled.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ def main() -> None:
     tile = {"BLOCK": 128, "TILE": 16}
     row = {"BLOCK": 128, "BLOCKS": 2048}
     cold = {"warm": None, "temperatures": None}
-    for kind, mask in (("*bf16", 0x7FFF), ("*fp32", 0x7FFFFFFF)):
+    for kind in sys.argv[1:]:
+        mask = {"*bf16": 0x7FFF, "*fp32": 0x7FFFFFFF}[kind]
         for made in (
             compiled(kernels.survey, kind, 4, WARM=True, EDGED=False, edges=None, **tile),
             compiled(kernels.survey, kind, 4, WARM=False, EDGED=False, edges=None, temperatures=None, **tile),

@@ -55,7 +55,7 @@ SAMPLINGS = st.builds(
     repetition_penalty=st.sampled_from((1.0, 1.0, 1.0, 1.1, 0.8)),
     logprobs=st.booleans(),
 )
-FEW, MORE = (settings(deadline=None, max_examples=count) for count in (10, 20))
+FEW, MORE = (settings(deadline=None, max_examples=count) for count in (5, 8))
 """The interpreter takes some 20 ms for a program, and as long for each halving of a nucleus."""
 CLOSE = 2e-5
 """How far masses in steps of 2**-23 may be from exact ones, relatively; and scores in float32, absolutely."""
@@ -376,11 +376,12 @@ def test_kernels_compile_for_a_gpu_without_spilling(tmp_path: Path) -> None:
     """What triton's own ptxas says; no device is needed."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path)
-    program = [sys.executable, "-m", "tests.backends.compile_kernels"]
+    kinds = ["*bf16", "*fp32"] if os.environ.get("ASYNCGEN_FAULTS") == "full" else ["*bf16"]
+    program = [sys.executable, "-m", "tests.backends.compile_kernels", *kinds]
     done = subprocess.run(program, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     kernels_made = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(kernels_made) == 15
+    assert len(kernels_made) == 1 + 7 * len(kinds)
     for made in kernels_made:
         assert made["spilled"] == 0, made
         assert made["registers"] <= 200, made

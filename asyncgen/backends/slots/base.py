@@ -72,4 +72,4 @@ class SlotDecoder(Protocol):
         """Frees a row's slot."""
 
     def reset(self) -> None:
-        """Takes all rows away, whatever state they are in."""
+        """Takes all rows away, whatever state they are in; shared beginnings stay."""

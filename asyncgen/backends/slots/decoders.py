@@ -124,7 +124,7 @@ class FixedDecoders:
 
     def decoder(self) -> SlotDecoder:
         """See ``Decoders``."""
-        self._fixed.decoder.reset()
+        self._fixed.decoder.clear()
         return self._fixed.decoder
 
 

@@ -53,7 +53,7 @@ def check_fixed(decoder: FixedDecoder, model: Any, ids: Sequence[int], reach: in
             decoder.step()
     while decoder.live:
         decoder.step()
-    decoder.reset()
+    decoder.clear()
     if broken:
         raise Unsupported("its logits are not finite")
     _compare(model, [(*(seat.prefix.tokens if seat.prefix else ()), *seat.own) for seat in seats], seats)

@@ -111,7 +111,10 @@ class FixedDecoder:
         self._recorded: dict[Needs, tuple[Callable[[], object], Callable[[], object]]] = {}
         self._outs = cycle([self._out() for _ in range(3)])
         self.settle: Settle = nobody
-        self._clear()
+        self._free_prefix_pages: list[int] = []
+        self._free_prefixes: list[int] = []
+        self._no_prefixes()
+        self._no_rows()
 
     def _out(self) -> tuple[Tensor, Tensor, torch.cuda.Event | None]:
         """Where the host reads a group's tokens."""
@@ -119,11 +122,13 @@ class FixedDecoder:
         codes, logprobs = (torch.zeros(each.shape, dtype=each.dtype, pin_memory=cuda) for each in state.read_by_host)
         return codes, logprobs, cuda_event() if cuda else None
 
-    def _clear(self) -> None:
-        self._free = list(range(self.slots - 1, -1, -1))
-        self._free_pages = list(range(self._first_prefix_page - 1, 0, -1))
+    def _no_prefixes(self) -> None:
         self._free_prefix_pages = list(range(self._all_pages - 1, self._first_prefix_page - 1, -1))
         self._free_prefixes = list(range(self.widths.prefixes - 1, -1, -1))
+
+    def _no_rows(self) -> None:
+        self._free = list(range(self.slots - 1, -1, -1))
+        self._free_pages = list(range(self._first_prefix_page - 1, 0, -1))
         self._seats: dict[int, Seat] = {}
         self._queued_tokens: dict[int, int] = {}
         self._flying: deque[_Group] = deque()
@@ -182,11 +187,15 @@ class FixedDecoder:
         """Computes a shared beginning. There is room for it."""
         count = pages_for(len(tokens))
         prefix = PagedPrefix(tokens, self._free_prefixes.pop(), [self._free_prefix_pages.pop() for _ in range(count)])
-        with self._queued():
-            _, prefill = self._for(next(iter(self._recorded), Needs()))
-            for piece in tickets.chunks(tokens, 0, prefix.pages, self.widths.tokens):
-                self._packed.send({**tickets.packed_numbers([piece]), **_shared(prefix, piece.start)})
-                prefill()
+        try:
+            with self._queued():
+                _, prefill = self._for(next(iter(self._recorded), Needs()))
+                for piece in tickets.chunks(tokens, 0, prefix.pages, self.widths.tokens):
+                    self._packed.send({**tickets.packed_numbers([piece]), **_shared(prefix, piece.start)})
+                    prefill()
+        except BaseException:
+            self.forget(prefix)
+            raise
         return prefix
 
     def forget(self, prefix: PagedPrefix) -> None:
@@ -298,12 +307,17 @@ class FixedDecoder:
 
     @torch.inference_mode()  # as everything else is done, by whoever uses the decoder
     def reset(self) -> None:
-        """Takes all rows and prefixes away, whatever state they are in."""
+        """Takes all rows away, whatever state they are in; prefixes stay."""
         if self._stream is not None:
             self._stream.synchronize()
         with self._queued():
             self._state.reset()
-        self._clear()
+        self._no_rows()
+
+    def clear(self) -> None:
+        """Takes all rows and all prefixes away: whoever had them does not use them any more."""
+        self.reset()
+        self._no_prefixes()
 
     def _seat(self, seat: Seat) -> None:
         seat.slot = self._free.pop()

@@ -164,12 +164,16 @@ def test_after_a_reset_it_begins_anew() -> None:
     stage = FixedStage(*subject("grouped"), 4, steps=2)
     stage.admit([PARTS[0]])
     stage.step()
-    stage.decoder.reset()
-    stage._prefixes.clear()
-    assert (stage.decoder.live, stage.decoder.room) == (0, 96)
     stage.admit([PARTS[1]])
-    stage.finish()
-    assert same(stage, "grouped", 1)
+    stage.step()
+    stage.decoder.reset()
+    assert (stage.decoder.live, stage.decoder.room) == (0, 96)
+    for index in (5, 13, 1):  # with prefixes: those that were computed stay
+        stage.admit([PARTS[index]])
+        stage.finish()
+        assert same(stage, "grouped", index)
+    stage.decoder.clear()
+    assert len(stage.decoder._free_prefix_pages) == 12
 
 
 @torch.inference_mode()
