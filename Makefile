@@ -11,7 +11,7 @@ FLOOR_TESTS := tests/backends tests/test_session.py tests/test_preview.py tests/
 # Two OpenMP threads that spin while another process runs slow each other down forty-fold; waiting passively they do not.
 test faults soak fuzz: export OMP_WAIT_POLICY ?= passive
 
-.PHONY: help demo test test-floor faults soak fuzz check model bench bench-engines docs dist clean
+.PHONY: help demo test test-floor faults soak fuzz check model bench bench-engines bench-gpu docs dist clean
 
 help:  ## what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1: \2/p' Makefile
@@ -58,6 +58,9 @@ bench-engines: $(BENCH_STAMP)  ## every workload and model, written into benchma
 	for workload in A B C; do $(BIN)/python -m benchmarks.engines --workload $$workload --write || exit; done
 	for model in 30m bundled; do $(BIN)/python -m benchmarks.engines --model $$model --write || exit; done
 	$(BIN)/python -m benchmarks.engines --busy --write
+
+bench-gpu: $(STAMP)  ## the in-flight engine on a GPU, written into benchmarks/results: under ten minutes
+	$(BIN)/python -m benchmarks.gpu --part all
 
 docs: $(STAMP)  ## write what documentation is written from the code
 	$(BIN)/python -m tools.write_docs
