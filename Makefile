@@ -39,7 +39,7 @@ fuzz: $(TEST_STAMP)  ## inputs that hypothesis makes, ten minutes for each of th
 check: $(TEST_STAMP)  ## lint and types only
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 
 # The malloc settings keep training from giving memory back and faulting it in again with every step.
 model: $(TEST_STAMP)  ## train the bundled model again, from its corpus to its weights (over an hour on two cores)

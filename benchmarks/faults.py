@@ -1,9 +1,10 @@
 """``python -m benchmarks.faults``: the whole fault matrix, every row with all its trials, as a table.
 
-    python -m benchmarks.faults             # prints it: under twenty minutes on two cores
+    python -m benchmarks.faults             # prints it: about twenty minutes on two cores
     python -m benchmarks.faults --write     # and keeps it in benchmarks/results/
 
-A row is a file ``tests/faults/test_row_NN_NAME.py``; its trials are those that its tests note, or one for each.
+A row is a file ``tests/faults/test_row_NN_NAME.py``; its trials are those that its tests note, or one for each. Other
+tests of which ``make test`` has a share are run in full as well, without a row: if one fails, so does this.
 """
 
 from __future__ import annotations
@@ -24,6 +25,13 @@ from benchmarks.environment import ROOT, describe, save
 
 _REPORT = ("-o", "junit_family=xunit1")
 """The newer one has no room for the trials that a test notes, and pytest then fails it."""
+_BESIDES = (
+    "tests/backends/slots/test_flows.py",
+    "tests/output/test_kills.py",
+    "tests/test_sources_resume.py",
+    "tests/test_wheel.py",
+)
+"""Outside of ``tests/faults``, with more trials, or more tests, than in ``make test``."""
 _ROW = re.compile(r"test_row_(\d+)_(\w+)")
 
 
@@ -45,7 +53,10 @@ def run(jobs: int) -> tuple[int, list[Row]]:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-n", str(jobs), "tests/faults", *_REPORT, f"--junitxml={report}"],
+            [
+                *(sys.executable, "-m", "pytest", "-q", "-n", str(jobs), "tests/faults", *_BESIDES),
+                *(*_REPORT, f"--junitxml={report}"),
+            ],
             cwd=ROOT,
             env=os.environ | {"ASYNCGEN_FAULTS": "full"},
             check=False,

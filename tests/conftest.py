@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.trials import Trials, is_full
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 for name in ("CI", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES"):
@@ -28,6 +30,18 @@ ENDING_SECONDS = 5.0
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture
+def trials(record_property: Callable[[str, object], None]) -> Trials:
+    """Chooses, and notes it for the table of faults."""
+
+    def choose(quick: int, full: int) -> int:
+        count = full if is_full() else quick
+        record_property("trials", count)
+        return count
+
+    return choose
 
 
 @pytest.fixture

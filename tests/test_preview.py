@@ -115,7 +115,8 @@ def test_generate_shows_what_cannot_be_generated_and_what_repeats(tmp_path: Path
 
 @needs_model
 def test_generate_with_the_bundled_model(tmp_path: Path) -> None:
-    config = "generation: {max_new_tokens: 100, batch_size: 2}\nmax_attempts: 1\nvalidation: {min_words: 20}\n"
+    rules = "{min_words: 20, require_words: false, require_ending: false}"  # the first attempt is accepted
+    config = f"generation: {{max_new_tokens: 100, batch_size: 2}}\nmax_attempts: 1\nvalidation: {rules}\n"
     (tmp_path / "c.yaml").write_text(config)
     done = asyncgen("preview", "c.yaml", "-n", "2", "--generate", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

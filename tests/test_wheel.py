@@ -17,18 +17,57 @@ from pathspec import GitIgnoreSpec
 
 import asyncgen
 from tests.programs import ROOT, records
+from tests.trials import is_full
 
 SOURCES = ("asyncgen", "configs", "data", "docs", "tests", "tools", "benchmarks")
 FILES = ("pyproject.toml", "README.md", "ARCHITECTURE.md", "CHANGELOG.md", "LICENSE", "Makefile", "constraints.txt")
-QUICK_SHARE = (
-    "tests/test_schema.py",
-    "tests/test_preview.py",
-    "--deselect=tests/test_preview.py::test_generate_with_the_bundled_model",  # the program does that above
+EDITABLE_SHARE = (
     "tests/test_check.py::test_the_shipped_configurations_are_well",
     "tests/test_dashboard.py::test_in_a_pipe_there_are_lines",
 )
-"""What the wheel is tried with here, and with every row of the brief besides. An editable installation is what
-`make test` runs all tests with; it is tried with the last two.
+"""What an editable installation is tried with here: `make test` runs all tests with one."""
+QUICK_SHARE = (
+    *EDITABLE_SHARE,
+    "tests/test_schema.py::test_it_accepts_every_shipped_configuration",
+    "tests/test_schema.py::test_it_accepts_what_init_writes_which_points_editors_to_it",
+    "tests/test_preview.py::test_prompts_are_shown_as_the_model_sees_them_without_torch",
+    "tests/test_brief.py::test_three_random_words_from_the_vocabulary",
+    "tests/test_brief.py::test_additional_conditions_from_the_story_features",
+    "tests/test_brief.py::test_the_exact_requested_template",
+    "tests/test_brief.py::test_k_shot_from_a_conversation_file",
+    "tests/test_brief.py::test_chat_template_formatting",
+    "tests/test_brief.py::test_create_config_then_config",
+    "tests/test_brief.py::test_the_configuration_example_loads_as_it_stands",
+    "tests/test_brief.py::test_embedding_in_another_async_app",
+)
+"""What the wheel is tried with in `make test`, besides importing every module. What it brought (words, features, a
+template, examples, configurations, schema, model) and how that is found may be otherwise than in a checkout; what is
+computed from it is the same.
+"""
+FULL_SHARE = (
+    *EDITABLE_SHARE,
+    "tests/test_schema.py",
+    "tests/test_preview.py",
+    "--deselect=tests/test_preview.py::test_generate_with_the_bundled_model",  # the program does that above
+    "tests/test_brief.py",
+)
+"""And in `make faults`: with every row of the brief."""
+WHERE = """
+import asyncgen
+
+def test_where():
+    assert asyncgen.__file__.startswith({home!r})
+"""
+MODULES = """
+import importlib, pkgutil
+import asyncgen
+
+def test_every_module_can_be_imported():
+    names = [each.name for each in pkgutil.walk_packages(asyncgen.__path__, "asyncgen.")]
+    assert len(names) > 100
+    for name in names:
+        if not name.endswith(".__main__"):
+            assert importlib.import_module(name).__file__.startswith({home!r})
 """
 
 
@@ -137,8 +176,8 @@ def test_the_installed_program_makes_stories_from_what_it_brought(installed: tup
 
     configs = "import asyncgen, pathlib; from asyncgen import resources as r; print(r.data_file('').parent / 'configs')"
     folder = Path(call(str(python), "-c", configs).strip())
-    for config in sorted((ROOT / "configs").glob("*.yaml")):
-        call(str(python), "-c", "import asyncgen, sys; asyncgen.load_config(sys.argv[1])", str(folder / config.name))
+    shipped = [str(folder / config.name) for config in sorted((ROOT / "configs").glob("*.yaml"))]
+    call(str(python), "-c", "import asyncgen, sys; [asyncgen.load_config(name) for name in sys.argv[1:]]", *shipped)
 
     program = str(python.parent / "asyncgen")
     call(program, "init", "demo.yaml")
@@ -148,8 +187,8 @@ def test_the_installed_program_makes_stories_from_what_it_brought(installed: tup
     assert call(str(python), "-m", "asyncgen", "--version") == f"asyncgen {asyncgen.__version__}\n"
 
 
-@pytest.mark.timeout(300)
-def test_a_quick_share_of_the_tests_passes_on_the_installed_package(
+@pytest.mark.timeout(600)
+def test_a_share_of_the_tests_passes_on_the_installed_package(
     installed: tuple[Path, Path], tree: Path, tmp_path: Path
 ) -> None:
     """In a folder without ``asyncgen/``, so that tests and the programs they start find the installed one."""
@@ -159,9 +198,9 @@ def test_a_quick_share_of_the_tests_passes_on_the_installed_package(
     for name in FILES:
         shutil.copy(tree / name, tmp_path / name)
     (tmp_path / "tests" / "test_where.py").write_text(
-        f"import asyncgen\ndef test_where(): assert asyncgen.__file__.startswith({str(home)!r})\n"
+        WHERE.format(home=str(home)) if home == tree else (WHERE + MODULES).format(home=str(home))
     )
-    share = QUICK_SHARE[3:] if home == tree else (*QUICK_SHARE, "tests/test_brief.py")
+    share = EDITABLE_SHARE if home == tree else FULL_SHARE if is_full() else QUICK_SHARE
     done = subprocess.run(
         [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_where.py", *share],
         cwd=tmp_path,

@@ -1,31 +1,17 @@
-"""How often a fault is injected: a share of it in ``make test``, all of it in ``make faults``."""
+"""What the rows of the fault matrix share. How often a fault is injected: ``trials``, which all tests may use."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 
-FULL = "ASYNCGEN_FAULTS"
-"""Set by ``make faults``."""
+from tests.trials import FULL, Trials
 
-Trials = Callable[[int, int], int]
-"""The number of trials of a test, of (here, in ``make faults``)."""
-
-
-@pytest.fixture
-def trials(record_property: Callable[[str, object], None]) -> Trials:
-    """Chooses, and notes it for the table."""
-
-    def choose(quick: int, full: int) -> int:
-        count = full if os.environ.get(FULL) else quick
-        record_property("trials", count)
-        return count
-
-    return choose
+__all__ = ["FULL", "Trials"]
 
 
 @pytest.fixture(scope="session")

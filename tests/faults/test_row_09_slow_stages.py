@@ -14,10 +14,11 @@ import pytest
 from asyncgen.pipeline import Flow
 from asyncgen.records import Rejection, Story
 from tests.flows import config_for, flow_for
+from tests.trials import Trials
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_thread_of_ours_is_left")]
 
-COUNT, WINDOW = 700, 256
+WINDOW = 256
 PAUSE = 0.001
 """Seconds a record."""
 QUEUES = ("prompts", "completions", "judging", "verdicts", "in order")
@@ -68,13 +69,14 @@ class Slow:
 
 
 @pytest.mark.parametrize("what", ["disk", "check"])
-async def test_whatever_is_slow_bounds_the_rest(what: str) -> None:
+async def test_whatever_is_slow_bounds_the_rest(what: str, trials: Trials) -> None:
+    count = trials(400, 700)
     short, long = Slow(what), Slow(what)
-    await short.run(COUNT)
-    await long.run(6 * COUNT)
-    assert (short.written, long.written) == (COUNT, 6 * COUNT)
+    await short.run(count)
+    await long.run(6 * count)
+    assert (short.written, long.written) == (count, 6 * count)
     for each in (short, long):
         assert WINDOW / 2 < each.undecided <= WINDOW, "the slow stage did not hold anybody up"
         assert each.queue <= WINDOW
     # Of each story some bytes may stay, to know repeats by and in caches; no record, which has thousands.
-    assert long.bytes <= short.bytes + 5 * COUNT * 300
+    assert long.bytes <= short.bytes + 5 * count * 300

@@ -15,15 +15,16 @@ from asyncgen.output import peek, verify
 from asyncgen.output import writer as writing
 from tests.output.child import child
 from tests.output.making import INPUTS, config_at, lines_of, on_disk, records, take, write_until
+from tests.trials import Trials
 
 pytestmark = pytest.mark.anyio
 
 
-async def test_killed_at_random_it_goes_on_to_the_same_files(tmp_path: Path) -> None:
+async def test_killed_at_random_it_goes_on_to_the_same_files(tmp_path: Path, trials: Trials) -> None:
     config = config_at(tmp_path)
     plan = lines_of(take(records(), 20_000))
     moments = random.Random(26)
-    for _ in range(20):
+    for _ in range(trials(8, 20)):
         with child("write", tmp_path, 20_000) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "begun\n"

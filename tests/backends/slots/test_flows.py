@@ -24,6 +24,7 @@ from asyncgen.validators import open_validators
 from tests.backends.helpers import config_for, make_model
 from tests.programs import asyncgen, records, start
 from tests.programs import environment as _environment
+from tests.trials import Trials
 
 pytestmark = pytest.mark.usefixtures("no_thread_of_ours_is_left")
 
@@ -143,7 +144,9 @@ def test_judging_that_waits_stalls_no_row(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_memory_is_constant_through_ten_thousand_generations(tmp_path: Path) -> None:
+def test_memory_is_constant_through_thousands_of_generations(tmp_path: Path, trials: Trials) -> None:
+    """The first three tenths are for what is set up only once; in the rest nothing may come to stay."""
+    each_turn = trials(200, 1000)
     model = make_model(tmp_path, hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_key_value_heads=1)
     config = config_for(model, backend={"kind": "slots"}, batch_size=64, max_new_tokens=2, temperature=1.0)
     process = psutil.Process()
@@ -167,13 +170,13 @@ def test_memory_is_constant_through_ten_thousand_generations(tmp_path: Path) -> 
                     tasks.start_soon(backend.run, pool, send)
                     for turn in range(10):
                         pool.put(
-                            Prompt(1000 * turn + i, each.messages, i, each.max_new_tokens, prepared=each.prepared)
-                            for i in range(1000)
+                            Prompt(each_turn * turn + i, each.messages, i, each.max_new_tokens, prepared=each.prepared)
+                            for i in range(each_turn)
                             for each in (prompts[i % 70],)
                         )
                         count = 0
                         with anyio.fail_after(60):
-                            while count < 1000:
+                            while count < each_turn:
                                 count += len(await receive.receive())
                         gc.collect()
                         # By type: to ask for an object's class wakes those that warn.
@@ -184,8 +187,8 @@ def test_memory_is_constant_through_ten_thousand_generations(tmp_path: Path) -> 
                         assert not backend._exchange._given
                     pool.close()
             counts = [tensors for tensors, _ in sizes[2:]]
-            assert max(counts) - min(counts) < 30, counts
-            assert sizes[-1][1] - sizes[2][1] < 20e6, sizes
-            assert backend.snapshot().rows_filled == 10_000
+            assert max(counts) - min(counts) < 0.03 * each_turn, counts
+            assert sizes[-1][1] - sizes[2][1] < 2e6 + 18e3 * each_turn, sizes
+            assert backend.snapshot().rows_filled == 10 * each_turn
 
     anyio.run(main)
