@@ -14,7 +14,7 @@ from asyncgen.backends.sampling_parameters import Needs
 from asyncgen.backends.slots.base import SlotDecoder
 from asyncgen.backends.slots.cache import LayerShape
 from asyncgen.backends.slots.decoder import Decoder
-from asyncgen.backends.slots.gpu.opening import Fixed, Means, open_fixed
+from asyncgen.backends.slots.gpu.opening import Fixed, Means, open_fixed, tidy
 from asyncgen.backends.slots.gpu.sizing import Wanted
 from asyncgen.backends.slots.prefixes import Room
 from asyncgen.backends.slots.sizing import size
@@ -148,6 +148,8 @@ def open_decoders(loaded: Loaded, layers: Sequence[LayerShape], config: Config, 
     except Exception as error:
         if not is_out_of_memory(error):
             raise
+    if means is not None:
+        tidy(loaded.device)  # what was made and does not work is memory again
     plain = PlainDecoders(loaded, layers, wanted, notice)
     if plain.slots == 0:
         raise ModelError(

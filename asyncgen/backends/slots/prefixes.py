@@ -16,7 +16,7 @@ IDLE = 4
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """How many beginnings there may be at a time; a single one may always be there, up to ``most`` tokens."""
+    """How many beginnings there may be at a time; a single one may always be there, if it has ``most`` tokens."""
 
     tokens: int
     """Tokens they may have together."""
@@ -25,7 +25,7 @@ class Room:
     grain: int = 1
     """Each takes room for a multiple of so many tokens."""
     most: int | None = None
-    """None: as long as can be computed."""
+    """Tokens that a single one may have, what is longer is not shared; None: any number."""
 
     def holds(self, beginnings: Sequence[Sequence[int]]) -> bool:
         """Whether there is room for all of these."""

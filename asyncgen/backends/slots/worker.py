@@ -136,7 +136,15 @@ class Worker:
         if self._decoder.torn:
             self._decoder.reset()
             self._finish([seat for seat in seats if seat.row.reason is not None])
-            self._begin_anew([seat for seat in seats if seat.row.reason is None])
+            going = [seat for seat in seats if seat.row.reason is None]
+            if len(going) == 1 and self._failures > TRIES:
+                self._failures = 0
+                self._leave(going[0])
+                self._set_aside(going[0].row.prompt, "a step of it does not fit", "step")
+                return
+            if self._failures > 1:
+                self._row_budget.failed(len(seats))
+            self._begin_anew(going)
         elif len(seats) == 1:
             if self._failures > TRIES:
                 self._failures = 0
@@ -219,15 +227,18 @@ class Worker:
             prompt = self._waiting[0]
             if group and (prompt in self._aside or group[0] in self._aside):
                 break  # one that has failed is tried alone
-            pages = pages_for(prompt.prepared.length, prompt.max_new_tokens)
-            if why := self._never_fits(prompt, pages):
+            beginning = self._beginning(prompt)
+            own = len(prompt.prepared.token_ids) - len(beginning)
+            pages = pages_for(own, prompt.max_new_tokens)
+            if pages > self._decoder.most_pages:
                 self._waiting.popleft()
+                why = f"it needs {pages} pages of the cache, which has {self._decoder.most_pages}"
                 self._reject(prompt, why, "refused")  # as one that is too long for the model: nothing is broken
                 continue
-            tokens += prompt.prepared.length
-            if group and (tokens > most or _beginning(prompt) != _beginning(group[0])):
+            tokens += own
+            if group and (tokens > most or beginning != self._beginning(group[0])):
                 break
-            if not group and not self._prefixes.fits(_beginning(prompt)):
+            if not group and not self._prefixes.fits(beginning):
                 break
             if pages > room:
                 break
@@ -235,14 +246,10 @@ class Worker:
             group.append(self._waiting.popleft())
         return group
 
-    def _never_fits(self, prompt: Prompt, pages: int) -> str:
-        """Why there will never be room for it; empty if there will."""
-        if pages > self._decoder.most_pages:
-            return f"it needs {pages} pages of the cache, which has {self._decoder.most_pages}"
-        most = self._prefix_room.most
-        if most is not None and prompt.prepared.shared > most:
-            return f"its shared beginning has {prompt.prepared.shared} tokens, and there is room for {most}"
-        return ""
+    def _beginning(self, prompt: Prompt) -> tuple[int, ...]:
+        """The prompt's tokens that are computed once for all that share them; none if there is no room for so many."""
+        shared, most = prompt.prepared.shared, self._prefix_room.most
+        return prompt.prepared.token_ids[: 0 if most is not None and shared > most else shared]
 
     def _seat(self, group: Sequence[Prompt]) -> None:
         """Computes prompts and gives them slots. Out of memory, they are tried again: fewer at a time, or later."""
@@ -250,7 +257,7 @@ class Worker:
         tokens = sum(prompt.prepared.length for prompt in group)
         seats: list[Seat] = []
         try:
-            beginning = _beginning(group[0])
+            beginning = self._beginning(group[0])
             for prompt in group:
                 prefix = self._prefixes.use(beginning) if beginning else None
                 sampling = prompt.sampling or self._sampling
@@ -311,7 +318,3 @@ class Worker:
             seat.row.end("cancelled")
             self._decoder.remove(seat)
             self._finish([seat])
-
-
-def _beginning(prompt: Prompt) -> tuple[int, ...]:
-    return prompt.prepared.token_ids[: prompt.prepared.shared]

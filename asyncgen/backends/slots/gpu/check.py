@@ -30,7 +30,8 @@ def check_fixed(decoder: FixedDecoder, model: Any, ids: Sequence[int], reach: in
     without rows. ``ids``: token ids to make prompts of; ``reach``: the longest sequence. Raises Unsupported.
     """
     own = max(1, min(reach - _PREFIX - 9, 62))
-    prefix = decoder.prefix(tuple(ids[: min(_PREFIX, max(1, reach - own - 9))]))
+    length = min(_PREFIX, max(1, reach - own - 9), decoder.most_prefix)
+    prefix = decoder.prefix(tuple(ids[:length])) if length else None
     broken: list[Row] = []
 
     def settle(row: Row, token: int, bad: bool, logprob: float | None) -> None:  # noqa: ARG001  # the decoder's
@@ -39,14 +40,14 @@ def check_fixed(decoder: FixedDecoder, model: Any, ids: Sequence[int], reach: in
             row.end("error")
             return
         row.tokens.append(token)
-        if len(row.tokens) == row.prompt.max_new_tokens:
+        if token in decoder.eos_ids or len(row.tokens) == row.prompt.max_new_tokens:
             row.end("length")
 
     decoder.settle = settle
     seats = []
-    for index, (shared, length, new) in enumerate(_ROWS[: decoder.slots]):
+    for index, (shared, count, new) in enumerate(_ROWS[: decoder.slots]):
         row = Row(Prompt(index, (), max_new_tokens=new), 0.0)
-        seats.append(Seat(row, tuple(ids[-min(length, own) :]), prefix if shared else None, Sampling(0.0)))
+        seats.append(Seat(row, tuple(ids[-min(count, own) :]), prefix if shared else None, Sampling(0.0)))
     for group in ([seat for seat in seats if seat.prefix], [seat for seat in seats if not seat.prefix]):
         if group:
             decoder.admit(group)

@@ -91,6 +91,8 @@ class FixedDecoder:
         """
         self.device: torch.device = model.device
         self.slots, self.widths, self.steps = widths.slots, widths, steps
+        self.eos_ids = frozenset(eos_ids)
+        """Tokens with which the device ends a row; whoever is told of one must do the same."""
         self._stream, self._recorder, self._vocabulary = stream, recorder, vocabulary
         self._first_prefix_page, self._all_pages = 1 + pages, 1 + pages + prefix_pages
         with self._queued():
@@ -159,6 +161,11 @@ class FixedDecoder:
     def most_pages(self) -> int:
         """Pages that a single row can have."""
         return min(self.widths.pages, self._first_prefix_page - 1)
+
+    @property
+    def most_prefix(self) -> int:
+        """Tokens that a shared beginning can have."""
+        return PAGE * min(self.widths.prefix_pages, self._all_pages - self._first_prefix_page)
 
     @property
     def together(self) -> int:
@@ -244,9 +251,12 @@ class FixedDecoder:
         self.torn = True
         with self._queued():
             steps = max(0, min(self.steps, max(self._to_come(slot) for slot in self._seats)))
-            if steps or not self._flying:  # rows of a single token have it without a step
+            last = not steps and not self._flying
+            if steps or last:  # rows of a single token have it without a step
                 self._queue(steps)
         ended = self._read() if len(self._flying) > 1 or not steps else []
+        if last and self._seats:  # all that could come has been read: better an error than to wait for ever
+            raise RuntimeError(f"{len(self._seats)} rows ended on the device and not on the host")
         self.torn = False
         return ended
 

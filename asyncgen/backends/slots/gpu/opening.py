@@ -31,7 +31,7 @@ from asyncgen.backends.slots.unsupported import Unsupported
 
 _log = logging.getLogger(__name__)
 
-__all__ = ["Fixed", "Means", "open_fixed"]
+__all__ = ["Fixed", "Means", "open_fixed", "tidy"]
 
 _SEED = 20_262
 
@@ -88,7 +88,7 @@ def _largest(opening: _Opening) -> Fixed:
             return found
         _log.info("%d slots do not fit into memory", slots)
         slots = found
-        _tidy(opening.loaded.device)
+        tidy(opening.loaded.device)
     raise torch.OutOfMemoryError(f"not even one row of {opening.wanted.max_new_tokens} new tokens fits into memory")
 
 
@@ -140,7 +140,7 @@ class _Opening:
     def _measured(self, slots: int) -> Memory:
         """What passes over so many slots need, found by calling them with a cache of a few pages."""
         device = self.loaded.device
-        _tidy(device)
+        tidy(device)
         free, page = free_bytes(device), page_bytes(self.layers, self.loaded.model.dtype.itemsize)
         before = _allocated(device)
         decoder = self._decoder(slots, 1, 1, Called())
@@ -150,13 +150,13 @@ class _Opening:
 
     def _made(self, slots: int, memory: Memory) -> Fixed:
         device = self.loaded.device
-        _tidy(device)
+        tidy(device)
         recorder: Recorder = Captured(self.stream) if self.stream and self.means.captured else Called()
         decoder = self._decoder(slots, memory.pages, memory.prefix_pages, recorder)
         decoder.prepare(self.needs)
         check_fixed(decoder, self.loaded.model, self._ids(256), self.wanted.context_length)
-        _tidy(device)
-        room = Room(memory.prefix_pages * PAGE, decoder.widths.prefixes, PAGE, memory.prefix_pages * PAGE)
+        tidy(device)
+        room = Room(memory.prefix_pages * PAGE, decoder.widths.prefixes, PAGE, decoder.most_prefix)
         _log.info("%d slots, %d + %d pages: %s", slots, memory.pages, memory.prefix_pages, memory)
         return Fixed(decoder, room, memory)
 
@@ -178,7 +178,7 @@ class _Opening:
         )
 
 
-def _tidy(device: torch.device) -> None:
+def tidy(device: torch.device) -> None:
     """Gives back what nobody uses any more, so that it counts as free."""
     gc.collect()
     if device.type == "cuda":

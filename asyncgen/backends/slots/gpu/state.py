@@ -108,8 +108,9 @@ class State:
         if picked.logprobs is not None:
             self.logprobs[:, :slots].index_copy_(0, self.line, picked.logprobs[None])
         tokens.copy_(torch.where(live, picked.tokens, tokens))
-        if needs.penalty:  # of rows that have ended nobody asks any more
-            self.penalise()[:slots].scatter_(1, picked.tokens[:, None], True)
+        if needs.penalty:
+            seen, places = self.penalise()[:slots], picked.tokens[:, None]
+            seen.scatter_(1, places, seen.gather(1, places) | live[:, None])
         self.lengths[:slots] += live
         drawn += live
         live &= ~(picked.broken | self._ends[picked.tokens]) & (drawn < self.limits[:slots])

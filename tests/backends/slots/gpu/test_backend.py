@@ -13,6 +13,7 @@ import torch
 from asyncgen.backends.sampling import Sampler
 from asyncgen.backends.slots import decoders
 from asyncgen.backends.slots.decoders import FixedDecoders, PlainDecoders
+from asyncgen.backends.slots.exchange import Exchange
 from asyncgen.backends.slots.gpu import opening
 from asyncgen.backends.slots.gpu.lanes import Lanes
 from asyncgen.backends.slots.gpu.opening import Means
@@ -88,19 +89,54 @@ def test_stop_strings_cancelling_and_streams(llama: Path) -> None:
 
 
 @pytest.mark.usefixtures("fixed")
-def test_what_never_fits_is_refused_and_the_rest_is_told(llama: Path) -> None:
+def test_a_beginning_that_is_too_long_to_be_shared_is_computed_for_each(llama: Path) -> None:
     async def main() -> None:
-        async with opened(slots_for(llama, batch_size=2)) as backend:
-            found: FixedDecoders = backend._decoders  # type: ignore[assignment]  # asserted next
+        async with opened(slots_for(llama, batch_size=3)) as backend:
+            prompts = shared(make(backend, 6, 10), 100)
+            expected = said(await complete(backend, prompts))
+            hits = backend.snapshot().prefix_hits
+            assert hits
+            found = backend._decoders
             assert isinstance(found, FixedDecoders)
-            found._fixed = replace(found._fixed, prefix_room=replace(found.prefix_room, most=64))
-            prompts = make(backend, 4, 10)
-            long = shared([replace(make(backend, 1, 10)[0], index=9)], 65)
-            async with at_work(backend) as running:
-                running.put([*prompts[:2], *long, *prompts[2:]])
-                done = said(await running.until(5))
-            assert done.pop(9) == ("", 0, "refused")
-            assert {each[2] for each in done.values()} <= {"length", "stop"}
+            found._fixed = replace(found._fixed, prefix_room=replace(found.prefix_room, most=99))
+            assert said(await complete(backend, prompts)) == expected
+            assert backend.snapshot().prefix_hits == hits
+
+    anyio.run(main)
+
+
+class OutOfMemory(PlainAttention):
+    """Fails whenever it is told to."""
+
+    failing = False
+
+    def decode(self, *arguments: Any) -> Any:
+        if self.failing:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().decode(*arguments)
+
+
+@pytest.mark.parametrize("times", [1, 5])
+def test_a_step_that_does_not_fit_loses_nobody(llama: Path, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """It cannot be, but where it is: rows begin anew, behind beginnings that stay."""
+    attention = OutOfMemory()
+    monkeypatch.setattr(decoders, "_means", lambda *_: replace(MEANS, attention=attention))
+    monkeypatch.setattr(Exchange, "pause", lambda *_: passing())
+    failures = [0]
+
+    def passing() -> None:
+        failures[0] += 1
+        attention.failing = failures[0] < times
+
+    async def main() -> None:
+        async with opened(slots_for(llama, batch_size=3)) as backend:
+            prompts = shared(make(backend, 5, 10), 100)
+            expected = said(await complete(backend, prompts))
+            attention.failing = True
+            with anyio.fail_after(60):
+                found = said(await complete(backend, prompts))
+            assert found == expected
+            assert failures[0] == times
 
     anyio.run(main)
 

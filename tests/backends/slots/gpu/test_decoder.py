@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asyncgen.backends.slots.gpu.check import check_fixed
 from asyncgen.backends.slots.gpu.decoder import VARIANTS
 from asyncgen.records import Sampling
 from tests.backends.slots.gpu.stage import FixedStage
@@ -203,3 +204,52 @@ def test_many_kinds_of_sampling_share_passes() -> None:
         stage.finish()
     assert len(stage.decoder._recorded) <= VARIANTS + 2
     assert len(SAMPLINGS) == 7
+
+
+@pytest.mark.parametrize("place", [0, 1, 3])
+@torch.inference_mode()
+def test_the_check_at_the_start_ends_where_a_text_ends(place: int) -> None:
+    """Its rows may meet the end of text like any other, and the device ends them then."""
+    loaded, layers = subject("grouped")
+    ids = random_ids(256, 20)
+    first = FixedStage(loaded, layers, 4)
+    first.admit([Part(0, ids[-62:], 5)])
+    first.finish()
+    stage = FixedStage(loaded, layers, 4, eos_ids=frozenset({first.said[0][place]}))
+    check_fixed(stage.decoder, loaded.model, ids, 256)
+    assert stage.decoder.live == 0
+
+
+@torch.inference_mode()
+def test_a_row_that_only_the_device_ended_is_an_error_and_no_endless_wait() -> None:
+    stage = FixedStage(*subject("grouped"), 4)
+    stage.admit([PARTS[0]])
+    stage.decoder._state.limits[:] = 2
+    with pytest.raises(RuntimeError, match="ended on the device"):
+        stage.finish()
+
+
+class Rehearsing:
+    """Calls each pass before it is used, as capturing does."""
+
+    def record(self, name: str, call: Callable[[], None]) -> Callable[[], object]:
+        del name
+        call()
+        call()
+        return call
+
+
+@torch.inference_mode()
+def test_no_row_notices_that_a_pass_is_recorded() -> None:
+    """In mid-run, for a row that is sampled in a way of its own: penalties go on counting the right tokens."""
+    stage = FixedStage(*subject("grouped"), 4, steps=2)
+    stage.decoder._recorder = Rehearsing()
+    penalised = [index for index, part in enumerate(PARTS) if part.sampling.repetition_penalty != 1]
+    for index in (*penalised[:2], 1, 2, *penalised[2:4], 3, 4):
+        while not stage.fits([PARTS[index]]):
+            stage.step()
+        stage.admit([PARTS[index]])
+        stage.step()
+    stage.finish()
+    assert all(same(stage, "grouped", index) for index in stage.said)
+    assert len(stage.decoder._recorded) > 4
