@@ -21,13 +21,15 @@ demo: $(STAMP)  ## make a hundred stories with the bundled model, read every lin
 	$(BIN)/python -m asyncgen verify configs/quickstart.yaml
 	@$(BIN)/python tools/show_stories.py configs/quickstart-stories.jsonl 3
 
+# Where Python may write no bytecode, each of the hundreds of programs that tests start would compile the package again.
 test: check  ## lint, types and all tests, two files at a time
+	$(BIN)/python -m compileall -q asyncgen
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-floor: $(FLOOR_STAMP)  ## the tests that touch transformers, with the oldest one allowed
 	$(FLOOR)/bin/python -m pytest -q $(FLOOR_TESTS)
 
-faults: $(TEST_STAMP)  ## every fault of the matrix with all its trials, as a table: under twenty minutes
+faults: $(TEST_STAMP)  ## every fault of the matrix with all its trials, as a table: about twenty minutes
 	$(BIN)/python -m benchmarks.faults
 
 soak: $(TEST_STAMP)  ## a run under every fault at once for an hour, then compared with one that is left alone

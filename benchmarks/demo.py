@@ -75,10 +75,10 @@ def main() -> None:
     """Measures, prints, and with ``--write`` keeps."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="of both engines")
-    parser.add_argument("--quick", action="store_true", help="one round of four stories")
+    parser.add_argument("--quick", action="store_true", help="one round of two stories")
     parser.add_argument("--write", action="store_true", help="keep the results in benchmarks/results/")
     options = parser.parse_args()
-    rounds, stories = (1, 4) if options.quick else (options.rounds, None)
+    rounds, stories = (1, 2) if options.quick else (options.rounds, None)
     environment = describe(f"configs/quickstart.yaml, batch_size auto; {rounds} rounds, median (min to max) of ratios")
     print(json.dumps(environment, indent=2))
     with tempfile.TemporaryDirectory() as name:

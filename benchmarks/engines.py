@@ -47,6 +47,8 @@ BLOCKS = {
 their rows: with a single batch they would be measured at their tail."""
 BUSY = ("brief@passive", "slots")
 SEED = 0
+MACHINE_SECONDS, QUICK_SECONDS = 0.4, 0.02
+"""For each thing that the machine can do."""
 QUICK = {
     "model": "tiny",
     "workload": "tiny",
@@ -126,7 +128,10 @@ def measure(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
             child = open_ones.enter_context(Child(name, setting | {"rows": rows}, folder, chosen.limit))
             print(f"{name}: {child.cannot or json.dumps(child.settings)}; {blocks[name]} requests a round", flush=True)
             children.append(child)
-        found = play(children, blocks, stream, chosen.rounds, lambda: Machine(**measure_machine(chosen.threads)))
+        seconds = QUICK_SECONDS if chosen.quick else MACHINE_SECONDS
+        found = play(
+            children, blocks, stream, chosen.rounds, lambda: Machine(**measure_machine(chosen.threads, seconds))
+        )
     base, peer = baseline(found), best_peer(found)
     results = {each.name: summary(each, base, model.shape) for each in found}
     print("\n" + table(results, base.name if base else ""))

@@ -113,10 +113,10 @@ class Child:
         return f"its process ended: {lines[-1] if lines else 'without a word'}"
 
 
-def measure_machine(threads: int) -> dict[str, float]:
-    """The machine's matrix rate and bandwidth, measured in a process like the engines'."""
+def measure_machine(threads: int, seconds: float) -> dict[str, float]:
+    """The machine's matrix rate and bandwidth, measured in a process like the engines', for so long each."""
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.generation.machine"],
+        [sys.executable, "-m", "benchmarks.generation.machine", str(seconds)],
         env=environment(threads, passive=False),
         check=True,
         stdout=subprocess.PIPE,

@@ -51,7 +51,7 @@ def test_an_echo_run_killed_equals_the_whole_one(tmp_path: Path, trials: Trials)
 def test_a_run_of_the_bundled_model_killed_equals_the_whole_one(tmp_path: Path, trials: Trials) -> None:
     """Killed each time when a random number of stories is on disk."""
     kills = trials(1, 20)
-    stories = 8 * (kills + 1)
+    stories = 8 * kills + 4
     settings = ("generation.max_new_tokens=160", "generation.batch_size=8", "window=24", "k_shot_count=1")
     arguments = (*(part for setting in settings for part in ("--set", setting)), "--num-stories", str(stories))
     whole = asyncgen("run", *arguments, "--output-path", "whole.jsonl", cwd=tmp_path, timeout=500)

@@ -168,7 +168,7 @@ async def test_a_model_cancelled_at_random_moments(tmp_path: Path, trials: Trial
     """By asyncio's own cancel and by a scope: it ends within a decode step, and a resumed run equals a whole one."""
     rng = random.Random(5)
     model = embedded.tiny_model(tmp_path / "model")
-    config = embedded.config_for(model, tmp_path, num_stories=150)
+    config = embedded.config_for(model, tmp_path, num_stories=80)
 
     async def use() -> None:
         if kind == "run":
@@ -196,7 +196,7 @@ async def test_a_model_cancelled_at_random_moments(tmp_path: Path, trials: Trial
         assert embedded.other_tasks() == before
     if kind == "run":
         await asyncgen.run(config)
-        await asyncgen.run(embedded.config_for(model, tmp_path, num_stories=150, output_path=tmp_path / "whole.jsonl"))
+        await asyncgen.run(embedded.config_for(model, tmp_path, num_stories=80, output_path=tmp_path / "whole.jsonl"))
         assert records(tmp_path / "stories.jsonl") == records(tmp_path / "whole.jsonl")
 
 
