@@ -92,7 +92,8 @@ class State:
         self.tokens.index_copy_(0, slots, picked.tokens)
         self.drawn.index_fill_(0, slots, 1)
         if needs.penalty:
-            self.penalise()[slots, picked.tokens] = True
+            # No plain True: it would be copied from the host, which a capture forbids.
+            self.penalise().index_put_((slots, picked.tokens), torch.ones_like(picked.broken))
         self.codes[0].index_copy_(0, slots, torch.where(picked.broken, BROKEN, picked.tokens).int())
         if picked.logprobs is not None:
             self.logprobs[0].index_copy_(0, slots, picked.logprobs)
