@@ -66,6 +66,13 @@ class LocalModel(Section):
     """Run Python code that comes with the model. Off unless you have read that code; needs a pinned `revision`: the
     hash of the commit that you read, for a branch may move."""
 
+    cuda_graphs: bool = True
+    """For `slots` on a CUDA GPU: capture a decode step once and replay it, with kernels of our own for attention and
+    sampling. It needs Triton (comes with torch on Linux); where it does not work, or is off, plain torch code does."""
+    compile: bool = False
+    """With `cuda_graphs`: let `torch.compile` fuse the small operations of the model's layers, which makes the start
+    longer."""
+
     @model_validator(mode="after")
     def _remote_code_is_pinned(self) -> LocalModel:
         if self.trust_remote_code and not re.fullmatch("[0-9a-f]{40}", self.revision or ""):
@@ -73,18 +80,7 @@ class LocalModel(Section):
         return self
 
 
-class _InFlight(LocalModel):
-    """What our in-flight engine may be told."""
-
-    cuda_graphs: bool = True
-    """On a CUDA GPU, capture a decode step once and replay it, with kernels of our own for attention and sampling. It
-    needs Triton (comes with torch on Linux); where it does not work, or is off, plain torch code does, more slowly."""
-    compile: bool = False
-    """With `cuda_graphs`, let `torch.compile` fuse the small operations of the model's layers, which makes the start
-    longer."""
-
-
-class AutoBackend(_InFlight):
+class AutoBackend(LocalModel):
     """The faster of the two local engines that the model allows: `slots`, else `static` and one sentence that says why.
     docs/engines.md compares them.
     """
@@ -96,7 +92,7 @@ class AutoBackend(_InFlight):
     """
 
 
-class SlotsBackend(_InFlight):
+class SlotsBackend(LocalModel):
     """Our in-flight engine: a row that ends makes room for the next at once, and what prompts share (examples, system
     prompt) is computed once. A model that it cannot run is refused; `auto` falls back to `static` instead.
     """
