@@ -59,9 +59,8 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
-def run_in_terminal(cwd: Path, level: str = "silent", *, stories: int = 200, **options: object) -> Terminal:
-    arguments = ["-c", RUN, level, f"num_stories={stories}"]
-    return Terminal(arguments, cwd, **options)  # type: ignore[arg-type]
+def run_in_terminal(cwd: Path, level: str = "silent", **options: object) -> Terminal:
+    return Terminal(["-c", RUN, level, "num_stories=200"], cwd, **options)  # type: ignore[arg-type]
 
 
 async def test_plain_lines_where_there_is_no_terminal() -> None:
@@ -128,7 +127,9 @@ def test_bars_fit_their_terminal_and_log_records_do_not_tear_them(tmp_path: Path
 
 
 def test_a_terminal_may_change_its_size(tmp_path: Path) -> None:
-    terminal = run_in_terminal(tmp_path, columns=120, rows=30, stories=1000)
+    settings = ["backend={kind: echo, seconds_per_batch: 0.03}", "generation.batch_size=8", "num_stories=1000000"]
+    arguments = ["-m", "asyncgen", "run", *(part for each in settings for part in ("--set", each))]
+    terminal = Terminal(arguments, tmp_path, columns=120, rows=30)  # it runs until somebody has seen enough
 
     def drawn(columns: int) -> bool:
         labels = [line.split()[0] for line in terminal.lines if FIGURE.match(line)]
@@ -141,9 +142,10 @@ def test_a_terminal_may_change_its_size(tmp_path: Path) -> None:
         terminal.follow(lambda columns=columns: drawn(columns))  # type: ignore[misc]
         assert drawn(columns), "\n".join(terminal.lines)
         assert max(map(len, terminal.lines)) < columns
+    terminal.process.send_signal(signal.SIGINT)
     terminal.follow()
-    assert terminal.wait() == 0
-    assert len([line for line in terminal.lines if "1000/1000" in line]) == 1
+    assert terminal.wait() == 130
+    assert len([line for line in terminal.lines if "/1000000" in line]) == 1
     assert not [line for line in terminal.lines if line.startswith(("generator", "waiting", "memory"))]
 
 

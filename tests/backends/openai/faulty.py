@@ -101,32 +101,38 @@ class Faulty:
     def _run(self, ready: threading.Event) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.run_until_complete(self._listen(ready))
-        while left := asyncio.all_tasks(self._loop):  # of connections that came in the last moment too
-            for task in left:
+        while left := asyncio.all_tasks(self._loop):  # with those that are still accepting a connection
+            for task in self._answering:
                 task.cancel()
             self._loop.run_until_complete(asyncio.wait(left))
+        for transport in self._transports:  # a task that was cancelled before it began closed nothing
+            transport.abort()
+        self._loop.run_until_complete(asyncio.sleep(0))
         self._loop.close()
 
     async def _listen(self, ready: threading.Event) -> None:
         self._end, self._five = asyncio.Event(), asyncio.Event()
-        self._writers: set[asyncio.StreamWriter] = set()
+        self._transports: set[asyncio.WriteTransport] = set()
+        self._answering: set[asyncio.Task[None]] = set()
         server = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
         self.port = server.sockets[0].getsockname()[1]
         ready.set()
         await self._end.wait()
         server.close()
-        for writer in self._writers:
-            writer.transport.abort()
+        for transport in self._transports:
+            transport.abort()
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writers.add(writer)
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._transports.add(writer.transport)
+        self._answering.add(asyncio.ensure_future(self._answer_all(reader, writer)))
+
+    async def _answer_all(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while await self._answered(reader, writer):
                 pass
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
-            self._writers.discard(writer)
             writer.transport.abort()
 
     async def _answered(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
