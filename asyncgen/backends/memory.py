@@ -80,11 +80,14 @@ def rows_that_fit(free_bytes: int, bytes_per_row: int) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free now: on a CUDA device; or of this computer, as far as limits of the process's control group
-    (a container's, say) and of its address space let it be had.
+    """Memory that is free now: on a CUDA device, as far as torch is allowed to take it
+    (``set_per_process_memory_fraction``); or of this computer, as far as limits of the process's control group (a
+    container's, say) and of its address space let it be had.
     """
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        left, total = torch.cuda.mem_get_info(device)
+        allowed = int(total * torch.cuda.get_per_process_memory_fraction(device))
+        return max(0, min(int(left), allowed - torch.cuda.memory_reserved(device)))
     free = [int(psutil.virtual_memory().available)]
     for limit_file, used_file in _CONTROL_GROUP_FILES:
         with suppress(OSError, ValueError):  # no limit, or no such thing here

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from asyncgen.backends.sampling_parameters import Needs, SamplingParameters
-from asyncgen.backends.sampling_passes import Passes, Survey, TorchPasses
+from asyncgen.backends.sampling_passes import BLOCK, Passes, Survey, TorchPasses
 from asyncgen.backends.truncation import kth_logit, largest, min_p_logit, nucleus_among
 
 __all__ = ["Needs", "Picked", "Sampler", "SamplingParameters"]
@@ -55,9 +55,14 @@ class Sampler:
     """
 
     def __init__(self, rows: int, vocabulary: int, device: torch.device, passes: Passes | None = None) -> None:
-        self._vocabulary = vocabulary
+        self._rows, self._vocabulary = rows, vocabulary
         self._candidates = min(vocabulary, _CANDIDATES if vocabulary < _MANY_TOKENS else _MANY_CANDIDATES)
         self._passes = passes or TorchPasses(rows, vocabulary, device)
+
+    @property
+    def penalty_bytes(self) -> int:
+        """Work space that is taken when a row has a penalty for the first time."""
+        return 0 if "penalised" in self.buffers else 4 * self._rows * BLOCK * -(-self._vocabulary // BLOCK)
 
     @property
     def buffers(self) -> dict[str, Tensor]:

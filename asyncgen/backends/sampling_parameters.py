@@ -11,7 +11,16 @@ from torch import Tensor
 
 from asyncgen.records import Sampling
 
-__all__ = ["Needs", "SamplingParameters"]
+__all__ = ["DTYPES", "Needs", "SamplingParameters"]
+
+DTYPES = {
+    "temperature": torch.float32,
+    "top_k": torch.int64,
+    "top_p": torch.float64,
+    "log_min_p": torch.float64,
+    "penalty": torch.float32,
+}
+"""The number format of each column of ``SamplingParameters``."""
 
 _COLDEST = torch.finfo(torch.float32).tiny
 """A temperature above 0 that float32 cannot hold must not turn into 0, which means something else."""
@@ -46,6 +55,10 @@ class Needs:
             logprobs=any(row.logprobs for row in rows),
         )
 
+    def covers(self, other: Needs) -> bool:
+        """Whether what is computed for these does for the others as well."""
+        return all(getattr(self, each.name) >= getattr(other, each.name) for each in fields(self))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SamplingParameters:
@@ -62,23 +75,26 @@ class SamplingParameters:
     penalty: Tensor
     """float32 [B]; 1 changes nothing."""
 
+    @staticmethod
+    def numbers(samplings: Sequence[Sampling]) -> dict[str, list[int] | list[float]]:
+        """The columns of rows that are sampled so, as the host has them."""
+        warm = [row.temperature > 0 for row in samplings]
+        return {
+            "temperature": [max(row.temperature, _COLDEST) if row.temperature > 0 else 0.0 for row in samplings],
+            "top_k": [row.top_k if on else 0 for row, on in zip(samplings, warm, strict=True)],
+            "top_p": [row.top_p if on else 1.0 for row, on in zip(samplings, warm, strict=True)],
+            "log_min_p": [
+                math.log(row.min_p) if on and row.min_p > 0 else -math.inf
+                for row, on in zip(samplings, warm, strict=True)
+            ],
+            "penalty": [row.repetition_penalty for row in samplings],
+        }
+
     @classmethod
     def of(cls, samplings: Sequence[Sampling], device: torch.device) -> SamplingParameters:
         """The parameters of rows that are sampled so."""
-        warm = [row.temperature > 0 for row in samplings]
-        temperature = [max(row.temperature, _COLDEST) if row.temperature > 0 else 0.0 for row in samplings]
-        top_k = [row.top_k if on else 0 for row, on in zip(samplings, warm, strict=True)]
-        top_p = [row.top_p if on else 1.0 for row, on in zip(samplings, warm, strict=True)]
-        log_min_p = [
-            math.log(row.min_p) if on and row.min_p > 0 else -math.inf for row, on in zip(samplings, warm, strict=True)
-        ]
-        return cls(
-            torch.tensor(temperature, dtype=torch.float32, device=device),
-            torch.tensor(top_k, dtype=torch.int64, device=device),
-            torch.tensor(top_p, dtype=torch.float64, device=device),
-            torch.tensor(log_min_p, dtype=torch.float64, device=device),
-            torch.tensor([row.repetition_penalty for row in samplings], dtype=torch.float32, device=device),
-        )
+        columns = cls.numbers(samplings)
+        return cls(**{name: torch.tensor(columns[name], dtype=DTYPES[name], device=device) for name in columns})
 
     @torch.inference_mode()
     def write(self, places: Tensor, samplings: Sequence[Sampling]) -> None:

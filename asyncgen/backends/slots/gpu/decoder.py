@@ -17,13 +17,15 @@ which anything is summed up.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from asyncgen.backends.sampling import Sampler
@@ -32,7 +34,8 @@ from asyncgen.backends.slots.arrangement import Seat
 from asyncgen.backends.slots.base import Settle, nobody
 from asyncgen.backends.slots.cache import PAGE, LayerShape, pages_for
 from asyncgen.backends.slots.gpu import tickets
-from asyncgen.backends.slots.gpu.inbox import Inbox
+from asyncgen.backends.slots.gpu.inbox import Inbox, Numbers
+from asyncgen.backends.slots.gpu.kinds import Kinds
 from asyncgen.backends.slots.gpu.lanes import Attention, Shared
 from asyncgen.backends.slots.gpu.passes import FixedPasses, pools
 from asyncgen.backends.slots.gpu.recording import Recorder, cuda_event
@@ -42,8 +45,6 @@ __all__ = ["FixedDecoder", "PagedPrefix"]
 
 STEPS = 4
 """Steps of a group: the host wakes up once for so many."""
-VARIANTS = 8
-"""Kinds of sampling for which passes of their own are recorded; beyond, one kind does for all."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,14 +58,28 @@ class PagedPrefix:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class _Read:
+    """Where the host reads a group's tokens. With numpy, which keeps the interpreter (``inbox``)."""
+
+    there: tuple[Tensor, Tensor]
+    codes: NDArray[np.int32]
+    logprobs: NDArray[np.float32]
+    copied: torch.cuda.Event | None
+
+    @classmethod
+    def room(cls, state: State, *, cuda: bool) -> _Read:
+        """Room for what the host reads of ``state``."""
+        codes, logprobs = (torch.zeros(each.shape, dtype=each.dtype, pin_memory=cuda) for each in state.read_by_host)
+        return cls((codes, logprobs), codes.numpy(), logprobs.numpy(), cuda_event() if cuda else None)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Group:
     """Steps that are queued, and not read yet."""
 
     seats: dict[int, Seat]
     """The rows by slot, as they were."""
-    codes: Tensor
-    logprobs: Tensor
-    copied: torch.cuda.Event | None
+    read: _Read
 
 
 class FixedDecoder:
@@ -93,7 +108,7 @@ class FixedDecoder:
         self.slots, self.widths, self.steps = widths.slots, widths, steps
         self.eos_ids = frozenset(eos_ids)
         """Tokens with which the device ends a row; whoever is told of one must do the same."""
-        self._stream, self._recorder, self._vocabulary = stream, recorder, vocabulary
+        self._stream, self._sampler = stream, sampler
         self._first_prefix_page, self._all_pages = 1 + pages, 1 + pages + prefix_pages
         with self._queued():
             self._lanes = Inbox(tickets.lane_places(widths), self.device)
@@ -110,19 +125,13 @@ class FixedDecoder:
                 lanes_told=self._lanes.there,
                 packed_told=self._packed.there,
             )
-        self._recorded: dict[Needs, tuple[Callable[[], object], Callable[[], object]]] = {}
-        self._outs = cycle([self._out() for _ in range(3)])
+        self._kinds = Kinds(self._passes, recorder, vocabulary, self._unharmed)
+        self._reads = cycle([_Read.room(self._state, cuda=self.device.type == "cuda") for _ in range(3)])
         self.settle: Settle = nobody
         self._free_prefix_pages: list[int] = []
         self._free_prefixes: list[int] = []
         self._no_prefixes()
         self._no_rows()
-
-    def _out(self) -> tuple[Tensor, Tensor, torch.cuda.Event | None]:
-        """Where the host reads a group's tokens."""
-        state, cuda = self._state, self.device.type == "cuda"
-        codes, logprobs = (torch.zeros(each.shape, dtype=each.dtype, pin_memory=cuda) for each in state.read_by_host)
-        return codes, logprobs, cuda_event() if cuda else None
 
     def _no_prefixes(self) -> None:
         self._free_prefix_pages = list(range(self._all_pages - 1, self._first_prefix_page - 1, -1))
@@ -177,16 +186,19 @@ class FixedDecoder:
         """Rows that begin at a time."""
         return self.widths.rows
 
+    @property
+    def penalty_bytes(self) -> int:
+        """Memory that is allocated when the first row with a penalty comes."""
+        return self._state.penalty_bytes + self._sampler.penalty_bytes
+
     def prepare(self, needs: Needs) -> None:
         """Records the passes for rows that are sampled so, which may take seconds."""
         with self._queued():
-            self._for(needs)
+            self._kinds.ready(needs)
 
     def rehearse(self, needs: Needs) -> None:
         """Calls the passes once, over nobody's rows: whatever they need of memory they need now."""
-        with self._queued(), self._unharmed():
-            if needs.penalty:
-                self._state.penalise()
+        with self._queued(), self._unharmed(needs):
             self._passes.step(needs)
             self._passes.prefill(needs)
 
@@ -196,7 +208,7 @@ class FixedDecoder:
         prefix = PagedPrefix(tokens, self._free_prefixes.pop(), [self._free_prefix_pages.pop() for _ in range(count)])
         try:
             with self._queued():
-                _, prefill = self._for(next(iter(self._recorded), Needs()))
+                prefill = self._kinds.ready().prefill
                 for piece in tickets.chunks(tokens, 0, prefix.pages, self.widths.tokens):
                     self._packed.send({**tickets.packed_numbers([piece]), **_shared(prefix, piece.start)})
                     prefill()
@@ -227,14 +239,14 @@ class FixedDecoder:
 
     def _begin(self, seats: Sequence[Seat]) -> None:
         needs = Needs.of([seat.sampling for seat in seats])
-        _, prefill = self._for(needs)
+        prefill = self._kinds.ready(needs).prefill
         prefix = seats[0].prefix
         assert prefix is None or isinstance(prefix, PagedPrefix)
         start = 0 if prefix is None else len(prefix.tokens)
         shared = {} if prefix is None else _shared(prefix, start)
-        for seat in seats:
-            if seat.sampling.repetition_penalty != 1:
-                self._state.see(seat.slot, seat.row.prompt.prepared.token_ids)
+        if needs.penalty:
+            penalised = [seat for seat in seats if seat.sampling.repetition_penalty != 1]
+            self._state.see({seat.slot: seat.row.prompt.prepared.token_ids for seat in penalised})
         pieces = [list(tickets.chunks(seat.own, start, seat.pages, self.widths.tokens)) for seat in seats]
         for piece in pieces[0][:-1]:  # of a long prompt, which is alone
             self._packed.send({**tickets.packed_numbers([piece]), **shared, **_earlier(piece)})
@@ -267,16 +279,16 @@ class FixedDecoder:
             self._lanes.send(tickets.lane_numbers(rows, self.slots))
             self._passes.let_go()
             self._changed = False
-        step, _ = self._for(Needs.of([seat.sampling for seat in self._seats.values()]))
+        step = self._kinds.ready(Needs.of([seat.sampling for seat in self._seats.values()])).step
         for _ in range(steps):
             step()
-        codes, logprobs, copied = next(self._outs)
-        for there, here in zip((codes, logprobs), state.read_by_host, strict=True):
+        read = next(self._reads)
+        for there, here in zip(read.there, state.read_by_host, strict=True):
             there.copy_(here, non_blocking=True)
-        if copied is not None:
-            copied.record()
+        if read.copied is not None:
+            read.copied.record()
         state.start_group()
-        self._flying.append(_Group(dict(self._seats), codes, logprobs, copied))
+        self._flying.append(_Group(dict(self._seats), read))
         for slot in self._seats:
             self._queued_tokens[slot] += steps
 
@@ -287,9 +299,9 @@ class FixedDecoder:
     def _read(self) -> list[Seat]:
         """Gives the rows of the oldest group their tokens, and takes away those that have ended."""
         group = self._flying.popleft()
-        if group.copied is not None:
-            group.copied.synchronize()
-        lines, scores = group.codes.T.tolist(), group.logprobs.T.tolist()
+        if group.read.copied is not None:
+            group.read.copied.synchronize()
+        lines, scores = group.read.codes.T.tolist(), group.read.logprobs.T.tolist()
         ended: list[Seat] = []
         for slot, seat in group.seats.items():
             if self._settled(seat, lines[slot], scores[slot]):
@@ -337,31 +349,12 @@ class FixedDecoder:
         self._queued_tokens[seat.slot] = 1
         self._changed = True
 
-    def _for(self, needs: Needs) -> tuple[Callable[[], object], Callable[[], object]]:
-        """The passes (step, prefill) for rows that are sampled so; recorded if they are not yet."""
-        needs = self._rounded(needs)
-        if needs not in self._recorded:
-            if len(self._recorded) >= VARIANTS:
-                needs = Needs(True, max(64, needs.largest_k), top_p=True, min_p=True, penalty=True, logprobs=True)
-            if needs not in self._recorded:
-                with self._unharmed():
-                    if needs.penalty:
-                        self._state.penalise()  # it must not be made while a pass is recorded
-                    step = self._recorder.record(f"a step, {needs}", lambda: self._passes.step(needs))
-                    prefill = self._recorder.record(f"prompts, {needs}", lambda: self._passes.prefill(needs))
-                self._recorded[needs] = step, prefill
-        return self._recorded[needs]
-
-    def _rounded(self, needs: Needs) -> Needs:
-        """As few different ones as possible."""
-        if not needs.largest_k:
-            return needs
-        return replace(needs, largest_k=min(self._vocabulary, max(64, 1 << (needs.largest_k - 1).bit_length())))
-
     @contextmanager
-    def _unharmed(self) -> Iterator[None]:
+    def _unharmed(self, needs: Needs) -> Iterator[None]:
         """Passes may be called for trial: no row notices."""
         state = self._state
+        if needs.penalty:
+            state.penalise()  # it must not be made while a pass is recorded
         kept = [(each, each.clone()) for each in (state.live, state.line, *state.read_by_host)]
         state.live.fill_(False)
         self._packed.send({})
@@ -382,7 +375,7 @@ def _row_of(seat: Seat) -> int:
     return seat.prefix.row if isinstance(seat.prefix, PagedPrefix) else -1
 
 
-def _shared(prefix: PagedPrefix, length: int) -> tickets.Numbers:
+def _shared(prefix: PagedPrefix, length: int) -> Numbers:
     """The prefix of a packed pass, of which so many tokens are there."""
     return {
         "packed_prefix": [prefix.row],
@@ -392,5 +385,5 @@ def _shared(prefix: PagedPrefix, length: int) -> tickets.Numbers:
     }
 
 
-def _earlier(piece: tickets.Piece) -> tickets.Numbers:
+def _earlier(piece: tickets.Piece) -> Numbers:
     return {"earlier": piece.pages[: piece.start // PAGE], "earlier_length": [piece.start]}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -23,7 +24,7 @@ from asyncgen.backends.slots.fusing import Fusing
 from asyncgen.backends.slots.gpu.check import check_fixed
 from asyncgen.backends.slots.gpu.decoder import STEPS, FixedDecoder
 from asyncgen.backends.slots.gpu.lanes import Attention
-from asyncgen.backends.slots.gpu.recording import Called, Captured, Recorder, cuda_stream
+from asyncgen.backends.slots.gpu.recording import Called, Captured, Recorder, return_stream, take_stream
 from asyncgen.backends.slots.gpu.sizing import Memory, Wanted, divided, fewer, page_bytes, widths_for
 from asyncgen.backends.slots.passes import Prefill, forward
 from asyncgen.backends.slots.prefixes import Room
@@ -69,15 +70,20 @@ def open_fixed(
 
     Raises Unsupported; out of memory if not even one row fits.
     """
-    stream = cuda_stream(loaded.device) if loaded.device.type == "cuda" else None
+    stream = take_stream(loaded.device) if loaded.device.type == "cuda" else None
     opening = _Opening(loaded, layers, wanted, means, needs, vocabulary, stream)
     changes = opening.changes()
     changes.on()
     try:
-        return _largest(opening)
+        found = _largest(opening)
     except BaseException:
         changes.off()
+        if stream is not None:
+            return_stream(stream)
         raise
+    if stream is not None:
+        weakref.finalize(found.decoder, return_stream, stream)
+    return found
 
 
 def _largest(opening: _Opening) -> Fixed:
@@ -143,22 +149,28 @@ class _Opening:
         tidy(device)
         free, page = free_bytes(device), page_bytes(self.layers, self.loaded.model.dtype.itemsize)
         before = _allocated(device)
-        decoder = self._decoder(slots, 1, 1, Called())
+        decoder = self._decoder(slots, 1, 1, self._recorder())
         decoder.rehearse(self.needs)
         after, most = _allocated(device), _peak(device)
-        return Memory(free, state=max(0, after - before - 3 * page), activations=most - after, page=page)
+        # What cannot be captured is found out while there is nothing yet that it could leave behind.
+        decoder.prepare(self.needs)
+        state = max(0, after - before - 3 * page)
+        later = 0 if self.needs.penalty else decoder.penalty_bytes
+        return Memory(free, state=state, later=later, activations=most - after, page=page)
 
     def _made(self, slots: int, memory: Memory) -> Fixed:
         device = self.loaded.device
         tidy(device)
-        recorder: Recorder = Captured(self.stream) if self.stream and self.means.captured else Called()
-        decoder = self._decoder(slots, memory.pages, memory.prefix_pages, recorder)
+        decoder = self._decoder(slots, memory.pages, memory.prefix_pages, self._recorder())
         decoder.prepare(self.needs)
         check_fixed(decoder, self.loaded.model, self._ids(256), self.wanted.context_length)
         tidy(device)
         room = Room(memory.prefix_pages * PAGE, decoder.widths.prefixes, PAGE, decoder.most_prefix)
         _log.info("%d slots, %d + %d pages: %s", slots, memory.pages, memory.prefix_pages, memory)
         return Fixed(decoder, room, memory)
+
+    def _recorder(self) -> Recorder:
+        return Captured(self.stream) if self.stream and self.means.captured else Called()
 
     def _decoder(self, slots: int, pages: int, prefix_pages: int, recorder: Recorder) -> FixedDecoder:
         device = self.loaded.device

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from time import perf_counter
 from typing import Protocol
 
@@ -15,7 +16,7 @@ import torch
 
 _log = logging.getLogger(__name__)
 
-__all__ = ["Called", "Captured", "Recorder", "cuda_event", "cuda_stream"]
+__all__ = ["WARM_UPS", "Called", "Captured", "Recorder", "cuda_event", "return_stream", "take_stream"]
 
 WARM_UPS = 2
 """Calls before capturing: libraries choose their kernels, and compilers compile, when first called."""
@@ -26,16 +27,33 @@ def cuda_event() -> torch.cuda.Event:
     return torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # torch is typed in parts
 
 
-def cuda_stream(device: torch.device) -> torch.cuda.Stream:
+_streams: list[torch.cuda.Stream] = []
+"""Those nobody has. Matrix libraries keep work space for every stream that they have ever met (32 MiB on an H200), so
+whoever needs another takes one of these.
+"""
+
+
+def take_stream(device: torch.device) -> torch.cuda.Stream:
     """An order of its own for what is queued on ``device``."""
+    index = torch.cuda.current_device() if device.index is None else device.index
+    for stream in tuple(_streams):
+        if stream.device_index == index:
+            with suppress(ValueError):  # another thread has taken it
+                _streams.remove(stream)
+                return stream
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch is typed in parts
+
+
+def return_stream(stream: torch.cuda.Stream) -> None:
+    """Gives back a stream on which nothing more is queued."""
+    _streams.append(stream)
 
 
 class Recorder(Protocol):
     """How passes are made ready to be queued."""
 
     def record(self, name: str, call: Callable[[], None]) -> Callable[[], object]:
-        """What queues ``call``. It may be called now, a few times; ``name`` is for the log."""
+        """What queues ``call``. It may be called now, ``WARM_UPS`` times at most; ``name`` is for the log."""
 
 
 class Called:
@@ -56,15 +74,36 @@ class Captured:
         self._pool = torch.cuda.graph_pool_handle()
 
     def record(self, name: str, call: Callable[[], None]) -> Callable[[], object]:
-        """See ``Recorder``. Raises what capturing raises where a pass asks the device something."""
+        """See ``Recorder``. Raises what capturing raises where a pass asks the device something; nothing of such a
+        capture stays behind.
+        """
         began = perf_counter()
         with torch.cuda.stream(self._stream):
             for _ in range(WARM_UPS):
                 call()
         self._stream.synchronize()
         graph = torch.cuda.CUDAGraph()
-        # Other threads (validators, somebody else's model) may go on using the device meanwhile.
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
-            call()
+        failures: list[Exception] = []
+        try:
+            # Other threads (validators, somebody else's model) may go on using the device meanwhile.
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+                try:
+                    call()
+                except Exception as error:
+                    failures.append(error)
+                    raise
+        except Exception as error:  # noqa: BLE001  # whatever a pass raises
+            self._give_up()
+            # The end of a capture that has failed fails too, and says less.
+            raise (failures or [error])[0] from None
         _log.info("captured %s in %.1f s", name, perf_counter() - began)
         return graph.replay
+
+    def _give_up(self) -> None:
+        """Ends what a failed capture leaves unended: torch's allocator would go on as if it was being captured, and
+        give no memory back any more in this process (torch 2.11, ``CUDAGraph::capture_end``).
+        """
+        device = self._stream.device_index
+        with suppress(AttributeError, RuntimeError):  # this raises where the capture was ended as it should be
+            torch._C._cuda_endAllocateToPool(device, self._pool)  # noqa: SLF001
+            torch._C._cuda_releasePool(device, self._pool)  # noqa: SLF001

@@ -7,7 +7,7 @@ arithmetic. So nothing is allocated later, and running out of memory cannot happ
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from asyncgen.backends.slots.cache import PAGE, LayerShape, pages_for
@@ -58,6 +58,8 @@ class Memory:
     """Before anything of this was allocated."""
     state: int
     """Inboxes, the slots' state, sampling."""
+    later: int
+    """What is allocated when a row with a penalty comes, if most are sampled without; no part of what is planned."""
     activations: int
     """The most that a pass needs. Twice as much is set aside: captured passes keep theirs, and others are called to be
     captured."""
@@ -94,7 +96,7 @@ def widths_for(slots: int, wanted: Wanted) -> Widths:
 
 def divided(memory: Memory, wanted: Wanted, slots: int) -> Memory:
     """Room for rows and prefixes in what is left; pages are 0 if not even ``slots`` rows fit as they are expected."""
-    left = int(memory.free * USABLE) - memory.state - 2 * memory.activations
+    left = int(memory.free * USABLE) - memory.state - memory.later - 2 * memory.activations
     affordable = max(0, left // memory.page - 1)
     prefix_pages = min(PREFIX_TOKENS // PAGE, int(affordable * PREFIX_SHARE))
     rows = affordable - prefix_pages
@@ -102,7 +104,7 @@ def divided(memory: Memory, wanted: Wanted, slots: int) -> Memory:
         return memory
     longest = min(rows, pages_for(wanted.context_length))
     pages = max(slots * wanted.row_pages, longest)
-    return Memory(memory.free, memory.state, memory.activations, memory.page, pages, prefix_pages)
+    return replace(memory, pages=pages, prefix_pages=prefix_pages)
 
 
 def fewer(memory: Memory, wanted: Wanted, slots: int) -> int:
@@ -110,5 +112,7 @@ def fewer(memory: Memory, wanted: Wanted, slots: int) -> int:
     what these need; 0 if not even one row fits.
     """
     left = int(memory.free * USABLE)
-    each = (memory.state + 2 * memory.activations) / slots + wanted.row_pages * memory.page / (1 - PREFIX_SHARE)
+    each = (memory.state + memory.later + 2 * memory.activations) / slots + wanted.row_pages * memory.page / (
+        1 - PREFIX_SHARE
+    )
     return min(slots - 1, int(left / each))

@@ -10,11 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from asyncgen.backends.sampling import Picked
 from asyncgen.backends.sampling_parameters import Needs, SamplingParameters
+from asyncgen.backends.slots.gpu.recording import WARM_UPS
 from asyncgen.records import Sampling
 
 __all__ = ["BROKEN", "NOTHING", "State"]
@@ -40,7 +43,7 @@ class State:
     """The slots' tensors, S + 1 elements each; int32 where nothing else is said."""
 
     def __init__(self, shape: Shape, vocabulary: int, eos_ids: Iterable[int], device: torch.device) -> None:
-        slots = shape.slots + 1
+        slots, lines = shape.slots + 1, 1 + max(shape.steps, WARM_UPS)
 
         def zeros(*sizes: int, dtype: torch.dtype = torch.int32) -> Tensor:
             return torch.zeros(sizes, dtype=dtype, device=device)
@@ -64,10 +67,10 @@ class State:
         self.table = zeros(slots, shape.pages)
         """[S + 1, P]: its pages, in the order of its own tokens."""
         self.parameters = SamplingParameters.of([Sampling()] * slots, device)
-        self.codes = torch.full((shape.steps + 1, slots), NOTHING, dtype=torch.int32, device=device)
-        """[steps + 1, S + 1]: what each row got in each step of a group, a token or a code above; the first line is for
-        rows that begin before its first step."""
-        self.logprobs = zeros(shape.steps + 1, slots, dtype=torch.float32)
+        self.codes = torch.full((lines, slots), NOTHING, dtype=torch.int32, device=device)
+        """[lines, S + 1]: what each row got in each step of a group, a token or a code above; the first line is for
+        rows that begin before its first step. There are lines enough for the steps of a recorder, too."""
+        self.logprobs = zeros(lines, slots, dtype=torch.float32)
         """float32, like ``codes``, where a row asks for them."""
         self.line = torch.ones(1, dtype=torch.int64, device=device)
         """int64 [1]: the line that the next step writes."""
@@ -127,6 +130,11 @@ class State:
         self.live.fill_(False)
         self.start_group()
 
+    @property
+    def penalty_bytes(self) -> int:
+        """What ``penalise`` allocates, if it has not yet."""
+        return 0 if self.seen is not None else len(self.tokens) * self._vocabulary
+
     def penalise(self) -> Tensor:
         """``seen``, made if need be; from now on every token is marked there."""
         if self.seen is None:
@@ -134,8 +142,15 @@ class State:
             self.seen = torch.zeros(shape, dtype=torch.bool, device=self.tokens.device)
         return self.seen
 
-    def see(self, slot: int, prompt: Sequence[int]) -> None:
-        """The row that begins in ``slot`` has seen its prompt's tokens, and no others."""
+    def see(self, prompts: Mapping[int, Sequence[int]]) -> None:
+        """The rows that begin in these slots have seen their prompts' tokens, and no others. The host does not wait."""
         seen = self.penalise()
-        seen[slot] = False
-        seen[slot, torch.tensor(prompt, device=seen.device)] = True
+        slots = np.fromiter(prompts, np.int64, len(prompts))
+        places = np.concatenate([slot * self._vocabulary + np.asarray(ids) for slot, ids in prompts.items()])
+        seen.index_fill_(0, self._sent(slots), False)
+        seen.view(-1).index_fill_(0, self._sent(places), True)
+
+    def _sent(self, numbers: NDArray[np.int64]) -> Tensor:
+        """The numbers on the device."""
+        here, device = torch.from_numpy(numbers), self.tokens.device
+        return here.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else here

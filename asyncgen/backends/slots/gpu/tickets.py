@@ -1,26 +1,24 @@
 """What the host writes for each group of prompts: which token goes where, and which rows begin with it.
 
-Plain lists, decided purely. A long prompt, or prefix, comes in chunks of the packed pass's T tokens; T is a multiple of
-a page, so each chunk begins one.
+Plain numbers, decided purely; nothing here is torch's (``inbox`` says why). A long prompt, or prefix, comes in chunks
+of the packed pass's T tokens; T is a multiple of a page, so each chunk begins one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
+import numpy as np
 import torch
-from torch import Tensor
 
-from asyncgen.backends.sampling_parameters import SamplingParameters
+from asyncgen.backends.sampling_parameters import DTYPES, SamplingParameters
 from asyncgen.backends.slots.arrangement import Seat
 from asyncgen.backends.slots.cache import PAGE
-from asyncgen.backends.slots.gpu.inbox import Place
+from asyncgen.backends.slots.gpu.inbox import Numbers, Place
 from asyncgen.backends.slots.gpu.lanes import ROWS, TILE
 
 __all__ = ["Piece", "Widths", "chunks", "lane_numbers", "lane_places", "packed_numbers", "packed_places", "row_numbers"]
-
-Numbers = dict[str, Sequence[int] | Sequence[float] | Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +70,6 @@ def chunks(tokens: Sequence[int], position: int, pages: Sequence[int], width: in
 def packed_places(widths: Widths) -> dict[str, Place]:
     """What a packed pass is told; see ``Packed`` and ``State`` for what most of it means."""
     tokens, rows, tiles = widths.tokens, widths.rows, widths.tiles
-    parameters = SamplingParameters.of([], torch.device("cpu"))
     return {
         "token_ids": Place((tokens,), torch.int64),
         "positions": Place((tokens,), torch.int64),
@@ -95,7 +92,7 @@ def packed_places(widths: Widths) -> dict[str, Place]:
         "seeds": Place((rows,), torch.int64),
         "prefix": Place((rows,), fill=-1),
         "table": Place((rows, widths.pages)),
-        **{each.name: Place((rows,), getattr(parameters, each.name).dtype) for each in fields(SamplingParameters)},
+        **{name: Place((rows,), dtype) for name, dtype in DTYPES.items()},
     }
 
 
@@ -122,21 +119,19 @@ def packed_numbers(pieces: Sequence[Piece]) -> Numbers:
 
 def row_numbers(seats: Sequence[Seat], pieces: Sequence[Piece], widths: Widths, prefix: int, start: int) -> Numbers:
     """The rows that begin at the end of each piece, behind a prefix of ``start`` tokens."""
-    table = torch.zeros(len(seats), widths.pages, dtype=torch.int32)
+    table = np.zeros((len(seats), widths.pages), np.int32)
     for row, seat in zip(table, seats, strict=True):
-        row[: len(seat.pages)] = torch.tensor(seat.pages, dtype=torch.int32)
-    ends = torch.tensor([len(piece.tokens) for piece in pieces]).cumsum(0) - 1
-    parameters = SamplingParameters.of([seat.sampling for seat in seats], torch.device("cpu"))
+        row[: len(seat.pages)] = seat.pages
     return {
-        "keep": ends,
+        "keep": np.cumsum([len(piece.tokens) for piece in pieces]) - 1,
         "slots": [seat.slot for seat in seats],
         "lengths": [len(seat.own) for seat in seats],
         "starts": [start] * len(seats),
         "limits": [seat.row.prompt.max_new_tokens for seat in seats],
         "seeds": [seat.row.prompt.seed for seat in seats],
         "prefix": [prefix] * len(seats),
-        "table": table.flatten(),
-        **{each.name: getattr(parameters, each.name) for each in fields(SamplingParameters)},
+        "table": table.ravel(),
+        **SamplingParameters.numbers([seat.sampling for seat in seats]),
     }
 
 

@@ -166,9 +166,9 @@ def test_a_run_begins_with_what_its_sampling_needs(llama: Path, sampling: dict[s
         async with opened(slots_for(llama, batch_size=3, **sampling)) as backend:
             assert isinstance(backend._decoders, FixedDecoders)
             decoder = backend._decoders._fixed.decoder
-            before = len(decoder._recorded)
+            before = len(decoder._kinds.recorded)
             assert len(await complete(backend, make(backend, 5))) == 5
-            assert len(decoder._recorded) == before
+            assert len(decoder._kinds.recorded) == before == 1
 
     anyio.run(main)
 

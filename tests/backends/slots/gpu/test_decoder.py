@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncgen.backends.slots.gpu.check import check_fixed
-from asyncgen.backends.slots.gpu.decoder import VARIANTS
+from asyncgen.backends.slots.gpu.kinds import MOST
+from asyncgen.backends.slots.gpu.recording import WARM_UPS
 from asyncgen.records import Sampling
 from tests.backends.slots.gpu.stage import FixedStage
 from tests.backends.slots.play import Part, Stage
@@ -80,7 +81,7 @@ def test_it_says_what_the_plain_decoder_says(name: str, acted: tuple[int, int, i
     assert sorted([*stage.ended, *gone]) == sorted(begun), "each row ends once"
     decoder = stage.decoder
     assert (decoder.live, decoder.free, decoder.room) == (0, slots, 96)
-    assert len(decoder._recorded) <= VARIANTS + 1
+    assert len(decoder._kinds.recorded) <= MOST + 1
 
 
 @given(ends=st.sets(st.integers(0, 299), min_size=1, max_size=40), steps=st.integers(1, 5))
@@ -102,7 +103,7 @@ def test_the_device_alone_ends_rows_and_writes_nothing_more() -> None:
     stage.admit([Part(0, random_ids(60, 1), 3), Part(1, random_ids(60, 2), 30)])
     decoder, state = stage.decoder, stage.decoder._state
     stage.step()  # and reads nothing yet
-    needs = next(iter(decoder._recorded))
+    needs = next(iter(decoder._kinds.recorded))
     decoder._passes.step(needs)
     pools = [pool for pair in decoder._passes._pools for pool in pair]
     before = [pool.nan_to_num() for pool in pools]
@@ -198,11 +199,11 @@ def test_logits_that_are_not_finite_end_their_row_alone() -> None:
 def test_many_kinds_of_sampling_share_passes() -> None:
     """Each kind is recorded once, which takes memory and time; beyond a few, one does for all."""
     stage = FixedStage(*subject("grouped"), 4)
-    for number in range(VARIANTS + 4):
+    for number in range(MOST + 4):
         sampling = Sampling(1.0, top_k=1 << number if number else 0, min_p=0.01 * number, logprobs=number % 2 == 0)
         stage.admit([Part(number, random_ids(5, number), 3, sampling=sampling)])
         stage.finish()
-    assert len(stage.decoder._recorded) <= VARIANTS + 2
+    assert len(stage.decoder._kinds.recorded) <= MOST + 2
     assert len(SAMPLINGS) == 7
 
 
@@ -229,21 +230,35 @@ def test_a_row_that_only_the_device_ended_is_an_error_and_no_endless_wait() -> N
         stage.finish()
 
 
+@torch.inference_mode()
+def test_what_a_penalty_takes_later_is_known_before() -> None:
+    """It comes out of memory that was set aside."""
+    stage = FixedStage(*subject("grouped"), 4)
+    decoder = stage.decoder
+    told = decoder.penalty_bytes
+    stage.admit([Part(0, random_ids(5, 1), 3, sampling=Sampling(0.9, repetition_penalty=1.3))])
+    state, sampler = decoder._state, decoder._sampler
+    assert state.seen is not None
+    assert told == state.seen.nbytes + sampler.buffers["penalised"].nbytes
+    assert decoder.penalty_bytes == 0
+
+
 class Rehearsing:
     """Calls each pass before it is used, as capturing does."""
 
     def record(self, name: str, call: Callable[[], None]) -> Callable[[], object]:
         del name
-        call()
-        call()
+        for _ in range(WARM_UPS):
+            call()
         return call
 
 
+@pytest.mark.parametrize("steps", [1, 2])
 @torch.inference_mode()
-def test_no_row_notices_that_a_pass_is_recorded() -> None:
+def test_no_row_notices_that_a_pass_is_recorded(steps: int) -> None:
     """In mid-run, for a row that is sampled in a way of its own: penalties go on counting the right tokens."""
-    stage = FixedStage(*subject("grouped"), 4, steps=2)
-    stage.decoder._recorder = Rehearsing()
+    stage = FixedStage(*subject("grouped"), 4, steps=steps)
+    stage.decoder._kinds._recorder = Rehearsing()
     penalised = [index for index, part in enumerate(PARTS) if part.sampling.repetition_penalty != 1]
     for index in (*penalised[:2], 1, 2, *penalised[2:4], 3, 4):
         while not stage.fits([PARTS[index]]):
@@ -252,4 +267,4 @@ def test_no_row_notices_that_a_pass_is_recorded() -> None:
         stage.step()
     stage.finish()
     assert all(same(stage, "grouped", index) for index in stage.said)
-    assert len(stage.decoder._recorded) > 4
+    assert len(stage.decoder._kinds.recorded) > 2

@@ -33,7 +33,7 @@ def on_gpu(directory: Path, **generation: Any) -> Any:
 def _all_memory_back() -> Iterator[None]:
     yield
     torch.cuda.empty_cache()
-    assert torch.cuda.memory_allocated() < 64 << 20
+    assert torch.cuda.memory_allocated() < 192 << 20, "work space of matrix libraries, for two streams, is all there is"
 
 
 @pytest.mark.usefixtures("_all_memory_back")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
+import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.overrides import TorchFunctionMode
 
 from asyncgen.backends.decoding import Row
 from asyncgen.backends.slots.arrangement import Seat
@@ -48,7 +51,7 @@ def test_an_inbox_has_what_was_sent_last_and_no_more(sendings: list[tuple[int, i
     inbox = Inbox(places, CPU)
     there = {name: view.data_ptr() for name, view in inbox.there.items()}
     for number, (ids, rows) in enumerate(sendings):
-        inbox.send({"ids": [number] * ids, "rows": torch.arange(rows)})
+        inbox.send({"ids": [number] * ids, "rows": np.arange(rows)})
         assert inbox.there["ids"].tolist() == [number] * ids + [-1] * (5 - ids)
         assert inbox.there["rows"].flatten().tolist() == [*range(rows)] + [0] * (4 - rows)
         assert inbox.there["scores"].tolist() == [0.0, 0.0, 0.0]
@@ -110,6 +113,30 @@ def test_rows_begin_behind_their_last_tokens() -> None:
     assert inbox.there["limits"].tolist() == [40, 40, 40, 0], "a row that is nobody's never lives"
 
 
+class Asked(TorchFunctionMode):
+    """Counts what torch is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.functions: list[str] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        del types
+        self.functions.append(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_group_of_prompts_gives_the_interpreter_away_once() -> None:
+    """Each of torch's functions lets go of it, and beside a busy thread waits for a turn of milliseconds."""
+    widths = Widths(tokens=256, rows=4, pages=8, prefix_pages=4, slots=8, prefixes=2)
+    seats = seats_of([3, 70, 12])
+    inbox = Inbox(packed_places(widths), CPU)
+    with Asked() as asked:
+        pieces = [next(chunks(seat.own, 7, seat.pages, 256)) for seat in seats]
+        inbox.send({**packed_numbers(pieces), **row_numbers(seats, pieces, widths, prefix=1, start=7)})
+    assert asked.functions == ["copy_"]
+
+
 @given(st.dictionaries(st.integers(0, 39), st.integers(-1, 4), max_size=40))
 def test_slots_of_a_tile_have_the_same_prefix(prefix_of: dict[int, int]) -> None:
     widths = Widths(tokens=256, rows=4, pages=8, prefix_pages=4, slots=40, prefixes=5)
@@ -125,25 +152,27 @@ def test_slots_of_a_tile_have_the_same_prefix(prefix_of: dict[int, int]) -> None
 @given(
     free=st.integers(0, 150 << 30),
     state=st.integers(0, 2 << 30),
+    later=st.integers(0, 1 << 30),
     activations=st.integers(0, 4 << 30),
     slots=st.integers(1, 1024),
     wanted=st.builds(Wanted, st.just(512), st.integers(1, 2000), st.sampled_from([128, 2048, 32_768, 1_000_000])),
 )
-def test_what_is_planned_fits(free: int, state: int, activations: int, slots: int, wanted: Wanted) -> None:
+def test_what_is_planned_fits(free: int, state: int, later: int, activations: int, slots: int, wanted: Wanted) -> None:
     layers = [LayerShape(16, 2, 128, 128)] * 36
     page = page_bytes(layers, 2)
     assert page == PAGE * 36_864
-    measured = Memory(free, state, activations, page)
+    measured = Memory(free, state, later, activations, page)
     memory = divided(measured, wanted, slots)
     if memory.pages:
-        assert memory.planned <= USABLE * free
+        assert memory.planned + later <= USABLE * free
         assert memory.pages >= slots * wanted.row_pages
         assert memory.prefix_pages <= PREFIX_TOKENS // PAGE
     else:
         less = fewer(measured, wanted, slots)
         assert less < slots
         if less > 0:
-            share = dataclasses.replace(measured, state=state * less // slots, activations=activations * less // slots)
+            parts = {"state": state, "later": later, "activations": activations}
+            share = dataclasses.replace(measured, **{name: part * less // slots for name, part in parts.items()})
             assert divided(share, wanted, less).pages, "the guess is one that fits, if less is needed in proportion"
 
 
