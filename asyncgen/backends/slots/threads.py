@@ -1,14 +1,20 @@
-"""How many CPU threads compute, found by trying: beside a busy process fewer can be faster, by far.
+"""Beside what else computes: how many CPU threads the engine uses, and how soon its own gets the interpreter back.
 
-Threads of one computation wait for each other many times a step. If somebody else's process takes one of the cores,
-each of these waits can last a time slice of the operating system, and two threads are up to forty times slower than
-one (measured on two cores). So the other number is tried now and then, and at once when steps get much slower.
+How many is found by trying: beside a busy process fewer can be faster, by far. Threads of one computation wait for
+each other many times a step. If somebody else's process takes one of the cores, each of these waits can last a time
+slice of the operating system, and two threads are up to forty times slower than one (measured on two cores). So the
+other number is tried now and then, and at once when steps get much slower.
 
 The number is a setting of the whole process: one engine at a time may change it, and puts it back when it ends.
+
+A GPU's engine asks torch for little, a dozen things a group of steps, but each lets go of the interpreter, and a thread
+that computes in Python gives it back when its turn is over: after 5 ms, if nobody says otherwise, which a GPU would
+spend idle. So turns are shorter while such an engine runs. (On a CPU this made no difference that could be measured.)
 """
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +23,7 @@ from threading import Lock
 
 import torch
 
-__all__ = ["ThreadChoice", "choosing_threads", "most_threads"]
+__all__ = ["ThreadChoice", "beside_others", "choosing_threads", "most_threads", "short_turns"]
 
 TRIAL = 3
 """Steps of a trial."""
@@ -25,6 +31,8 @@ FIRST, SOONEST, LATEST = 4, 32, 1024
 """Steps to the first trial, to the first one after a change, and at most: more and more while nothing changes."""
 ALARM = 2.5
 """Times slower than usual that a step must be for a trial at once."""
+TURN = 0.0005
+"""Seconds that a thread keeps the interpreter while a GPU's engine runs."""
 BETTER = 0.9
 """Share of the time that the other number must need at most."""
 
@@ -109,3 +117,41 @@ def choosing_threads() -> Iterator[ThreadChoice]:
         torch.set_num_threads(_most or 1)
         _most = None
         _changing.release()
+
+
+_turning = Lock()
+_engines = 0
+_turn = 0.0
+"""Engines that want short turns, and what a turn was before the first of them."""
+
+
+@contextmanager
+def short_turns() -> Iterator[None]:
+    """Threads of this process hand the interpreter over after ``TURN`` until the last engine has left; a process that
+    has set less keeps that.
+    """
+    global _engines, _turn  # noqa: PLW0603  # a setting of the process
+    with _turning:
+        _engines += 1
+        if _engines == 1:
+            _turn = sys.getswitchinterval()
+            if _turn > TURN:
+                sys.setswitchinterval(TURN)
+    try:
+        yield
+    finally:
+        with _turning:
+            _engines -= 1
+            if _engines == 0 and _turn > TURN:
+                sys.setswitchinterval(_turn)
+
+
+@contextmanager
+def beside_others(device: torch.device) -> Iterator[ThreadChoice]:
+    """What an engine on ``device`` sets in the process while it runs, and the choice that it has."""
+    if device.type == "cpu":
+        with choosing_threads() as choice:
+            yield choice
+    else:
+        with short_turns():
+            yield ThreadChoice(1)

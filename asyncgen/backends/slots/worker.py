@@ -6,7 +6,6 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import nullcontext
 from math import inf
 from time import monotonic, perf_counter
 
@@ -23,7 +22,7 @@ from asyncgen.backends.slots.exchange import Exchange
 from asyncgen.backends.slots.filling import LANES
 from asyncgen.backends.slots.meter import SlotMeter
 from asyncgen.backends.slots.prefixes import Prefixes, Room
-from asyncgen.backends.slots.threads import ThreadChoice, choosing_threads
+from asyncgen.backends.slots.threads import ThreadChoice, beside_others
 from asyncgen.backends.streaming import Piece
 from asyncgen.records import Completion, FinishReason, Prompt, Sampling
 
@@ -69,8 +68,7 @@ class Worker:
 
     def run(self, exchange: Exchange) -> None:
         """Until everything is done, or nobody wants it. Raises what the model does."""
-        on_cpu = self._decoder.device.type == "cpu"
-        with torch.inference_mode(), choosing_threads() if on_cpu else nullcontext(ThreadChoice(1)) as choice:
+        with torch.inference_mode(), beside_others(self._decoder.device) as choice:
             if choice.open:
                 torch.set_num_threads(choice.begin(*(self._timed(number, exchange) for number in (1, choice.threads))))
             self._meter.running(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -16,7 +17,7 @@ from asyncgen.backends.slots import decoders, threads
 from asyncgen.backends.slots.cache import LayerShape
 from asyncgen.backends.slots.decoder import TOGETHER, Decoder
 from asyncgen.backends.slots.sizing import size
-from asyncgen.backends.slots.threads import choosing_threads, most_threads
+from asyncgen.backends.slots.threads import TURN, beside_others, choosing_threads, most_threads
 from asyncgen.errors import BackendFailed
 from asyncgen.packing import PromptPool, Window
 from asyncgen.records import Completion
@@ -112,6 +113,24 @@ def test_one_engine_at_a_time_changes_the_number_of_threads() -> None:
         assert threads.most_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("own", "meanwhile"), [(0.005, TURN), (0.00025, 0.00025)])
+def test_a_gpus_engines_shorten_turns_until_the_last_has_left(own: float, meanwhile: float) -> None:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(own)
+    try:
+        first, second = beside_others(torch.device("cuda")), beside_others(torch.device("cuda"))
+        assert not first.__enter__().open
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert sys.getswitchinterval() == pytest.approx(meanwhile)
+        second.__exit__(None, None, None)
+        assert sys.getswitchinterval() == pytest.approx(own)
+        with beside_others(torch.device("cpu")):
+            assert sys.getswitchinterval() == pytest.approx(own)
+    finally:
+        sys.setswitchinterval(before)
 
 
 def test_little_memory_is_never_exceeded() -> None:

@@ -2,9 +2,9 @@
 
 S slots, all computed in every step. Steps come in groups: the host queues a group, then reads the one before it, so the
 device has always something to do while the host looks for stop strings, hands completions over and makes the next
-prompts ready; a busy interpreter costs no step. The price: a row that the host ends (a stop string) is computed for
-two groups more, and new rows begin a group later. Rows that end by themselves (end of text, length) do nothing more on
-the device at once.
+prompts ready; a busy interpreter costs no step while it is late by less than a group. The price: a row that the host
+ends (a stop string) is computed for two groups more, and new rows begin a group later. Rows that end by themselves (end
+of text, length) do nothing more on the device at once.
 
 Everything is queued in one order, so a slot, a page or a prefix may be given to a new row as soon as the host has read
 that the old one ended: whatever is still queued for the old one comes first.
