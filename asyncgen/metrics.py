@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self, TypeVar
 
 from asyncgen.records import Verdict
 
-__all__ = ["BackendSnapshot", "Metrics", "Snapshot", "View", "Watched", "batches_to", "duration"]
+__all__ = ["BackendSnapshot", "Metrics", "Snapshot", "View", "Watched", "batches_to", "byte_size", "duration"]
 
 
 QUICKER = 0.5
@@ -361,6 +361,14 @@ def duration(seconds: float) -> str:
         return f"{minutes} min {rest} s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min"
+
+
+def byte_size(count: int) -> str:
+    """``8.1 MB``; a MB is 10**6 bytes."""
+    for unit, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} bytes"
 
 
 def _share(part: float, whole: float) -> float:

@@ -13,7 +13,8 @@ from anyio import CancelScope, from_thread
 
 from asyncgen.backends.base import Backend, BackendSnapshot, Completions, Generator, Limits, Pool, nobody
 from asyncgen.backends.echo import Echo
-from asyncgen.backends.find import check_model
+from asyncgen.backends.find import check_model, locate
+from asyncgen.backends.hub import downloading
 from asyncgen.backends.openai import open_server
 from asyncgen.backends.streaming import Piece, Progress, Reader
 from asyncgen.config import Config, EchoBackend, LocalModel, OpenAIBackend, SlotsBackend, StaticBackend
@@ -60,7 +61,9 @@ async def open_backend(config: Config, notice: Callable[[str], object] = str) ->
         return
     began = perf_counter()
     notice(f"loading {config.model_name} ...")
-    backend = await in_thread(_open_model, config, config.backend)
+    await in_thread(check_model, config)  # what cannot work is refused before the seconds that importing torch takes
+    async with downloading(locate(config.model_name), config.backend.revision, notice) as cached_only:
+        backend = await in_thread(_open_model, config, config.backend, cached_only)
     notice(f"loaded in {duration(perf_counter() - began)}: {backend.described}")
     try:
         yield backend
@@ -69,13 +72,12 @@ async def open_backend(config: Config, notice: Callable[[str], object] = str) ->
             await in_thread(backend.close)
 
 
-def _open_model(config: Config, options: LocalModel) -> Slots | Static:
-    check_model(config)  # what cannot work is refused before the seconds that importing torch takes
+def _open_model(config: Config, options: LocalModel, cached_only: bool) -> Slots | Static:
     from asyncgen.backends.loading import load  # noqa: PLC0415  # imports torch and transformers
     from asyncgen.backends.memory import is_out_of_memory  # noqa: PLC0415
 
     from_thread.check_cancelled()
-    loaded = load(config, options)
+    loaded = load(config, options, cached_only=cached_only)
     try:
         return _engine(loaded, config, options)
     except Exception as error:

@@ -23,6 +23,7 @@ from transformers.utils.hub import cached_file, extract_commit_hash
 
 from asyncgen.backends.chat import Chat
 from asyncgen.backends.find import locate
+from asyncgen.backends.hub import ask
 from asyncgen.backends.model_files import POSITION_FIELDS
 from asyncgen.config import Config, LocalModel
 from asyncgen.errors import ConfigError, ModelError
@@ -57,8 +58,9 @@ class Loaded:
     """The commit of a hub model; None for a directory."""
 
 
-def load(config: Config, backend: LocalModel) -> Loaded:
-    """Loads what ``config.model_name`` means. Blocks, for seconds or (a download) minutes.
+def load(config: Config, backend: LocalModel, *, cached_only: bool = False) -> Loaded:
+    """Loads what ``config.model_name`` means, of a hub model ``cached_only`` what is in the cache. Blocks, for seconds
+    or (a download) minutes.
 
     Raises ModelError naming what was looked for, and ConfigError for a device that is not there or a
     ``max_new_tokens`` that leaves no room for a prompt. The model's own generation settings are replaced, for
@@ -67,8 +69,8 @@ def load(config: Config, backend: LocalModel) -> Loaded:
     place = locate(config.model_name)
     device = _device(backend)
     began = perf_counter()
-    with _one_at_a_time(), _explained(config.model_name, place), _quiet():
-        common = _common(backend)
+    with _one_at_a_time(), _explained(config.model_name, place, cached_only=cached_only), _quiet():
+        common = _common(backend, cached_only=cached_only)
         tokenizer = AutoTokenizer.from_pretrained(place, **common)
         model, info = _load_model(place, device, backend, common)
         if backend.device_map is None and backend.quantization is None:
@@ -91,16 +93,18 @@ def load_chat(config: Config, backend: LocalModel) -> tuple[Chat, int]:
     Raises ModelError.
     """
     place = locate(config.model_name)
-    with _one_at_a_time(), _explained(config.model_name, place), _quiet():
-        common = _common(backend)
+    cached_only = isinstance(place, str) and bool(ask(place, backend.revision).unreachable)
+    with _one_at_a_time(), _explained(config.model_name, place, cached_only=cached_only), _quiet():
+        common = _common(backend, cached_only=cached_only)
         model = AutoConfig.from_pretrained(place, **common)
         chat = Chat(AutoTokenizer.from_pretrained(place, **common), config.generation.stop)
     return chat, _context_length(model)
 
 
-def _common(backend: LocalModel) -> dict[str, Any]:
+def _common(backend: LocalModel, *, cached_only: bool) -> dict[str, Any]:
     """What everything is loaded with. Code that a model takes from another repository is pinned too, or not found."""
-    common = {"revision": backend.revision, "trust_remote_code": backend.trust_remote_code}
+    common: dict[str, Any] = {"revision": backend.revision, "trust_remote_code": backend.trust_remote_code}
+    common |= {"local_files_only": True} if cached_only else {}
     return common | ({"code_revision": backend.revision} if backend.trust_remote_code else {})
 
 
@@ -219,7 +223,7 @@ def _one_at_a_time() -> Iterator[None]:
 
 
 @contextmanager
-def _explained(model_name: str, place: Path | str) -> Iterator[None]:
+def _explained(model_name: str, place: Path | str, *, cached_only: bool) -> Iterator[None]:
     """Turns whatever transformers raises about a model into a ModelError that names it."""
     try:
         yield
@@ -234,6 +238,8 @@ def _explained(model_name: str, place: Path | str) -> Iterator[None]:
             ) from error
         what = f"directory {str(place)!r}" if isinstance(place, Path) else f"hub model {place!r}"
         hint = None if isinstance(place, Path) else "check the name, the network and (for a gated model) HF_TOKEN"
+        if cached_only:
+            hint = "the hub could not be reached, and not all that is needed may be in the cache; check the network"
         raise ModelError(f"the model cannot be loaded from {what}: {text}", hint=hint) from error
 
 

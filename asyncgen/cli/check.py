@@ -15,6 +15,7 @@ from asyncgen.cli.options import Settings
 from asyncgen.cli.speak import say
 from asyncgen.config import Config
 from asyncgen.errors import ConfigError
+from asyncgen.metrics import byte_size
 from asyncgen.prompts import Inputs
 
 __all__ = ["check_command", "check_refused"]
@@ -108,7 +109,7 @@ def _model(facts: Facts) -> Iterator[tuple[str, str]]:
     if model.backend == "echo":
         yield "model", "none (echo)"
         return
-    size = f", {_bytes(model.weight_bytes)} of weights" if model.weight_bytes else ""
+    size = f", {byte_size(model.weight_bytes)} of weights" if model.weight_bytes else ""
     how = f"; device {model.device}, dtype {model.dtype}" if model.device else ""
     yield "model", f"{model.name} ({model.backend}){size}{how}"
     yield "", model.found
@@ -122,13 +123,5 @@ def _output(facts: Facts) -> Iterator[tuple[str, str]]:
     yield "output", f"{facts.config.output_path} ({there})"
     if disk is not None:
         how = "as those that are there" if disk.measured else "about"
-        total = "" if disk.needed is None else f", {_bytes(disk.needed)} to come"
-        yield "", f"{how} {_bytes(disk.bytes_per_record)} a story{total}; {_bytes(disk.free)} are free"
-
-
-def _bytes(count: int) -> str:
-    """``8.1 MB``."""
-    for unit, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} bytes"
+        total = "" if disk.needed is None else f", {byte_size(disk.needed)} to come"
+        yield "", f"{how} {byte_size(disk.bytes_per_record)} a story{total}; {byte_size(disk.free)} are free"
