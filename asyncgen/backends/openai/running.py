@@ -70,6 +70,8 @@ class Running:
         self._failing: dict[int, _Failing] = {}
         """Of those that are held, what has failed and was not answered."""
         self._given_up: dict[int, str] = {}
+        self._asked_off: tuple[float, Failure] | None = None
+        """Until when, and why, nobody's run is not even tried."""
         self._answers = 0
         self._failure: ServerFailed | None = None
         self._taking = self._starving = False
@@ -149,7 +151,11 @@ class Running:
         failures = counted = 0
         failing = _Failing()
         while True:
-            outcome = await self._try(prompt, await self._gate.admit(ticket), again=failures > 0)
+            number = await self._gate.admit(ticket)
+            if prompt.alone and (failure := self._off):
+                self._gate.leave()
+                return _failed(prompt, failure, "", retryable=False)
+            outcome = await self._try(prompt, number, again=failures > 0)
             if isinstance(outcome, Completion):
                 return outcome
             failures += 1
@@ -213,11 +219,13 @@ class Running:
                 failure = replace(failure, ends="again", counts=True)
             else:
                 raise ServerFailed(f"{self._options.base_url}: {failure.message}", hint=failure.hint)
-        if failure.wait > self._options.patience and not failure.counts:
+        if self._is_too_long(failure):
+            failure = replace(failure, message=f"{failure.message}; it asks to wait {failure.wait:,.0f} s")
             if prompt.alone:
+                self._asked_off = perf_counter() + self._options.patience, failure
                 return _failed(prompt, failure, "", retryable=False)
             raise ServerFailed(
-                f"{self._options.base_url}: {failure.message}; it asks to wait {failure.wait:,.0f} s",
+                f"{self._options.base_url}: {failure.message}",
                 hint=f"that is more than backend.patience ({self._options.patience:g} s): start the run again later",
             )
         if failure.ends == "prompt":
@@ -231,9 +239,20 @@ class Running:
         self._meter.failed()
         if failure.overload:
             self._gate.pace.overloaded(number)
-        if failure.wait and not failure.counts:
+        if failure.wait and not failure.counts and not self._is_too_long(failure):
             self._gate.pause()
             self._tasks.start_soon(self._resume_after, failure.wait)
+
+    def _is_too_long(self, failure: Failure) -> bool:
+        """Whether the server asks everybody to wait for longer than anybody would. A run stops then; whoever asks for
+        himself is told, and so is everybody who comes within ``patience``, after which it is tried again.
+        """
+        return failure.wait > self._options.patience and not failure.counts
+
+    @property
+    def _off(self) -> Failure | None:
+        """Why nothing is tried for those who ask for themselves, if so."""
+        return self._asked_off[1] if self._asked_off and perf_counter() < self._asked_off[0] else None
 
     async def _resume_after(self, seconds: float) -> None:
         await anyio.sleep(seconds)

@@ -308,6 +308,29 @@ def test_what_is_found_out_before_anything_is_asked(tmp_path: Path) -> None:
             assert go(server, Path(folder), {"num_stories": 2}).complete
 
 
+def test_an_engine_that_is_asked_to_wait_for_an_hour_says_so_and_tries_again(tmp_path: Path) -> None:
+    """Nobody waits for the hour, and nobody hangs; the server is left alone for as long as our patience."""
+
+    async def main(server: Faulty) -> None:
+        async with asyncgen.Engine(config_for(server, tmp_path, timeout=0.5, patience=2)) as engine:
+            for _ in range(3):
+                with pytest.raises(CompletionFailed, match=r"it asks to wait 3,600 s"):
+                    await engine.generate("Tell me", timeout=60)
+            assert len(server.seen) == 1
+            with anyio.fail_after(60):
+                while True:
+                    try:
+                        assert (await engine.generate("Tell me", timeout=60)).text
+                    except CompletionFailed:
+                        await anyio.sleep(0.2)
+                    else:
+                        break
+            assert len(server.seen) == 2
+
+    with Faulty(lambda request: "429 after 3600" if request.number == 1 else "ok") as server:
+        anyio.run(main, server)
+
+
 @pytest.mark.parametrize("fault", ["401", "403", "404", "hang", "500", "429"])
 def test_an_engine_outlives_what_ends_a_run(tmp_path: Path, fault: str) -> None:
     """Who asked is told; others are answered, then and later."""
