@@ -82,7 +82,7 @@ class Core:
         """Lets a request in as soon as there is room. It goes out when it is finished."""
         request = Request(asked.prompt, asked.priority, next(self._numbers))
         await self.gate.enter(request.urgency, wait=asked.when_full == "wait")
-        request.when_finished.append(self._goes)
+        request.when_gone.append(self._goes)
         self._open.add(request)
         self._fresh.append(request)
         self._bell.ring()
@@ -91,7 +91,7 @@ class Core:
     def abandon(self, request: Request) -> None:
         """Nobody waits for this request any more; it goes out at once, or when the model is told."""
         request.wanted = False
-        if self.desk.drop(request) and not request.finished.is_set():
+        if self.desk.drop(request):
             request.finish(Completion(request.prompt, "", 0, 0.0, "cancelled", retryable=False))
 
     @contextmanager
@@ -110,8 +110,8 @@ class Core:
         return asyncio.current_task() in self._feeding
 
     def expire(self, request: Request, seconds: float) -> None:
-        """Ends a request that has taken too long."""
-        request.finish(too_late(seconds))
+        """Ends the waiting for a request that has taken too long."""
+        request.conclude(too_late(seconds))
         self.abandon(request)
 
     def check(self) -> None:

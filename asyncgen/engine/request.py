@@ -27,13 +27,24 @@ class Request:
         """Whether somebody still waits."""
         self.finished = anyio.Event()
         self.when_finished: list[Callable[[Request], object]] = []
+        self.when_gone: list[Callable[[Request], object]] = []
+        """Called when nothing is made of it any more, which may be later."""
+        self._gone = False
         self._outcome: Completion | Exception | None = None
         self._pieces: list[Piece] = []
         self._length = 0
         self._news = anyio.Event()
 
     def finish(self, outcome: Completion | Exception) -> None:
-        """Ends the waiting; what comes after the first outcome is ignored."""
+        """Ends everything: the model has it no longer."""
+        self.conclude(outcome)
+        if not self._gone:
+            self._gone = True
+            for tell in self.when_gone:
+                tell(self)
+
+    def conclude(self, outcome: Completion | Exception) -> None:
+        """Ends the waiting, though the model may still have it; what comes after the first outcome is ignored."""
         if self._outcome is None:
             if isinstance(outcome, Completion):
                 outcome = replace(outcome, waited=max(0.0, perf_counter() - self._asked_at - outcome.seconds))

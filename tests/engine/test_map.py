@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncgen.errors import EngineClosed
+from asyncgen.errors import EngineClosed, EngineFull
 from asyncgen.seeds import sampling_seed
 from tests.engine.opened import HELLO, engine_for, is_idle, nothing_left, question
 
@@ -181,6 +181,24 @@ def test_a_timeout_counts_the_waiting_at_the_gate() -> None:
                 engine.map(["x"], when_full="raise")
             with pytest.raises(TypeError, match="prompts: found str, expected several prompts"):
                 engine.map("hello")
+
+    anyio.run(main)
+
+
+def test_a_timeout_lets_nobody_in_while_the_model_still_has_the_row() -> None:
+    """Of a batch that nobody can leave, say: as many as may be in are in."""
+
+    async def main() -> None:
+        engine = engine_for("", kind="echo", rows=1, max_requests=1, backend={"seconds_per_batch": 1.0})
+        async with nothing_left(engine):
+            (late,) = [each async for each in engine.map(["first"], timeout=0.1)]
+            assert late.error == "TimeoutError: no answer within 0.1 s"
+            assert engine.snapshot().requests == 1
+            with pytest.raises(EngineFull):
+                await engine.generate("second", when_full="raise")
+            assert (await engine.generate("third")).text
+            snapshot = engine.snapshot()
+            assert (snapshot.finished, snapshot.cancelled, snapshot.failed) == (1, 1, 0)
 
     anyio.run(main)
 
