@@ -62,7 +62,8 @@ async def open_backend(config: Config, notice: Callable[[str], object] = str) ->
     began = perf_counter()
     notice(f"loading {config.model_name} ...")
     await in_thread(check_model, config)  # what cannot work is refused before the seconds that importing torch takes
-    async with downloading(locate(config.model_name), config.backend.revision, notice) as cached_only:
+    place = await in_thread(locate, config.model_name)
+    async with downloading(place, config.backend.revision, notice) as cached_only:
         backend = await in_thread(_open_model, config, config.backend, cached_only)
     notice(f"loaded in {duration(perf_counter() - began)}: {backend.described}")
     try:
