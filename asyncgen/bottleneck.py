@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
-from types import MappingProxyType
-from typing import Any
 
+from asyncgen.differences import since
 from asyncgen.metrics import Snapshot
 
-__all__ = ["SATURATED", "bottleneck", "since"]
+__all__ = ["SATURATED", "bottleneck"]
 
 SATURATED = 0.9
 """Share of the time at work from which the generator is what limits a run: as it should be."""
@@ -20,38 +18,6 @@ FEW_ACCEPTED = 0.1
 """Share of accepted attempts below which a busy generator is nothing good."""
 ENOUGH = 20
 """Attempts from which that can be told."""
-
-_STATES = (
-    "goal",
-    "runs",
-    "accepted_before",
-    "rejected_before",
-    "recent",
-    "recent_rejected",
-    "stops_at",
-    "rows_running",
-    "slots",
-    "unanswered_seconds",
-    "seconds_per_token",
-    "stopping",
-    "finishing",
-    "drain_seconds",
-    "device_bytes",
-    "in_flight_limit",
-    "depths",
-)
-
-
-def since(snapshot: Snapshot, earlier: Snapshot) -> Snapshot:
-    """What happened between two snapshots of one run: counters and clocks subtracted, states as they are now."""
-    changes: dict[str, Any] = {}
-    for name in (each.name for each in fields(Snapshot) if each.name not in _STATES):
-        now, then = getattr(snapshot, name), getattr(earlier, name)
-        if isinstance(now, Mapping):
-            changes[name] = MappingProxyType({key: value - then.get(key, 0) for key, value in now.items()})
-        else:
-            changes[name] = now - then
-    return replace(snapshot, **changes)
 
 
 def bottleneck(snapshot: Snapshot, earlier: Snapshot | None = None) -> str:

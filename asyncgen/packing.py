@@ -247,7 +247,8 @@ class _Starving:
 class PromptPool:
     """The queue between producer and generator, and the packer: the generator asks for its next batch.
 
-    A batch is chosen among the most urgent prompts (``CANDIDATES``). What waits here is undecided, so the window
+    A batch is chosen among the most urgent prompts (``CANDIDATES``), and of a run that is stopping the most urgent ones
+    are it. What waits here is undecided, so the window
     bounds it; a retry is let in whatever waits, for a feedback edge through a bounded queue is a deadlock. All methods
     belong to the event loop (threads come through ``anyio.from_thread``).
     """
@@ -305,16 +306,16 @@ class PromptPool:
                     _log.debug("index %d, attempt %d after: %s", prompt.index, prompt.attempt, prompt.history[-1:])
         self._bell.ring()
 
-    def take_nowait(self, rows: int, *, tokens: int | None = None, spread: float = 0.0) -> tuple[Prompt, ...]:
-        """The next batch of what waits now, full or not; empty if nothing waits. See ``choose``. For engines that fill
-        rows while others run; ``static`` does not.
+    def take_nowait(self, rows: int) -> tuple[Prompt, ...]:
+        """At most ``rows`` of what waits now, the most urgent first; none if nothing waits. For engines that fill rows
+        while others run: to them lengths are all the same, and what is taken in order is written soonest.
         """
-        return self._remove(self._choose(rows, tokens, spread))
+        return self._remove(range(min(rows, len(self._order))))
 
     def take_ready(self, rows: int, *, tokens: int | None = None, spread: float = 0.0) -> tuple[Prompt, ...]:
         """The next batch, if it is full or the producer cannot add a prompt now; else none. See ``choose``."""
         batch = self._choose(rows, tokens, spread)
-        return self._remove(batch) if batch.positions and (batch.full or self._producer_cannot_add) else ()
+        return self._remove(batch.positions) if batch.full or self._producer_cannot_add else ()
 
     async def take(self, rows: int, *, tokens: int | None = None, spread: float = 0.0) -> tuple[Prompt, ...]:
         """The next batch: at once if a full one waits or the producer cannot add a prompt now, else when either
@@ -368,18 +369,20 @@ class PromptPool:
         return self._window.blocked or self._window.ended
 
     def _choose(self, rows: int, tokens: int | None, spread: float) -> Batch:
+        if self._draining:  # in the time that is left, as many as can be written: those that others wait for
+            return choose([self._seen[index] for index in self._order[:rows]], rows, tokens=tokens, due=True)
         candidates = [self._seen[index] for index in self._order[: max(CANDIDATES, 4 * rows)]]
         batch = choose(candidates, rows, tokens=tokens, spread=spread, due=self._passed >= PATIENCE)
         # What has still to come is behind those that were not looked at: nothing to wait for.
         return replace(batch, full=True) if len(candidates) < len(self._order) else batch
 
-    def _remove(self, batch: Batch) -> tuple[Prompt, ...]:
-        chosen = tuple(self._waiting[self._order[place]] for place in batch.positions)
+    def _remove(self, positions: Sequence[int]) -> tuple[Prompt, ...]:
+        chosen = tuple(self._waiting[self._order[place]] for place in positions)
         if chosen:
             urgent = self._order[0]
             for prompt in chosen:
                 del self._waiting[prompt.index], self._seen[prompt.index]
-            end = max(batch.positions) + 1
+            end = max(positions) + 1
             self._order[:end] = [index for index in self._order[:end] if index in self._waiting]
             self._highest = max(self._highest, *(prompt.index for prompt in chosen))
             # Counted for one prompt at a time: a retry that is more urgent starts its own count.

@@ -156,6 +156,10 @@ class _Session:
 
     async def generate(self, flow: Flow, output: Output, stop: anyio.Event | None, watch: View | None) -> Report:
         """Runs the stages into the output, beside their watchers."""
+        with single_cause():
+            return await self._generate(flow, output, stop, watch)
+
+    async def _generate(self, flow: Flow, output: Output, stop: anyio.Event | None, watch: View | None) -> Report:
         async with anyio.create_task_group() as watchers:
             watchers.start_soon(output.keep_committed)
             if watch is not None:

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncgen.backends import open_backend
-from asyncgen.bottleneck import bottleneck, since
+from asyncgen.bottleneck import bottleneck
 from asyncgen.dashboard.figures import Figure, Memory, figures, lay_out, one_line, printable, size, time_left
+from asyncgen.differences import since
 from asyncgen.metrics import Snapshot, batches_to, duration
 from asyncgen.packing import PromptPool, Window
 from asyncgen.pipeline import Flow

@@ -95,10 +95,13 @@ async def test_the_pool_gives_each_prompt_once_and_starves_none(
         pool.put(pending[:arriving])
         del pending[:arriving]
         present = set(range(len(lengths) - len(pending))) - set(got)
-        batch = pool.take_nowait(rows, spread=spread)
+        if not pending:
+            window.end()  # then nothing is worth waiting for
+        batch = pool.take_ready(rows, spread=spread)
         got += [p.index for p in batch]
-        assert bool(batch) == bool(present)
-        if present:
+        assert bool(batch) <= bool(present)
+        assert bool(batch) >= bool(present and not pending)
+        if batch:
             age = 0 if min(present) in got else age + 1
             assert age <= PATIENCE, "the most urgent prompt was passed over too often"
     assert sorted(got) == list(range(len(lengths)))
@@ -214,13 +217,45 @@ async def test_of_very_many_waiting_only_the_most_urgent_are_looked_at() -> None
     assert sorted(got) == list(range(1, count)), "all that a large batch can hold are looked at"
 
 
+@given(st.lists(st.integers(1, 64), min_size=1, max_size=60), rows)
+async def test_what_rows_in_flight_take_comes_in_order(lengths: list[int], rows: int) -> None:
+    """So that a run that is stopped has little to finish but what runs."""
+    window = Window(len(lengths), None)
+    pool = PromptPool(window)
+    window.plan(len(lengths))
+    pool.put([prompt(index, length) for index, length in enumerate(lengths)])
+    taken = [p.index for p in pool.take_nowait(rows)]
+    assert taken == [*range(min(rows, len(lengths)))]
+    pool.drain()
+    assert len(pool) == 0
+    assert window.left == len(taken)
+
+
+@given(st.lists(st.integers(1, 64), min_size=9, max_size=60, unique=True), st.integers(2, 8))
+async def test_a_run_that_is_stopping_generates_in_order(lengths: list[int], rows: int) -> None:
+    """What is cut short after some seconds has then the most to write; sorted by length it may have nothing at all."""
+    window = Window(len(lengths), None)
+    pool = PromptPool(window)
+    window.plan(len(lengths))
+    window.end()
+    pool.put([prompt(index, length) for index, length in enumerate(lengths)])
+    begun = {p.index for p in pool.take_ready(rows)}
+    pool.drain()
+    for _ in range(len(pool)):
+        least = sorted(pool._order)[:rows]
+        taken = [p.index for p in pool.take_ready(rows)]
+        assert sorted(taken) == least
+    assert not pool.take_ready(rows)
+    assert begun
+
+
 async def test_draining_keeps_what_must_be_decided_before_the_highest_index_taken() -> None:
     window = Window(20, None)
     pool = PromptPool(window)
     window.plan(10)
     pool.put([prompt(index, length=10 + index) for index in range(6)])
-    taken = pool.take_nowait(2)
-    assert [p.index for p in taken] == [5, 4] or {p.index for p in taken} == {0, 1}
+    taken = pool.take_ready(2)
+    assert [p.index for p in taken] in ([5, 4], [1, 0])
     highest = max(p.index for p in taken)
     pool.drain()
     assert len(pool) == highest + 1 - len(taken)

@@ -22,9 +22,10 @@ from pathlib import Path
 
 import anyio
 
-from asyncgen.bottleneck import SATURATED, bottleneck, since
+from asyncgen.bottleneck import SATURATED, bottleneck
 from asyncgen.cli.stacks import tasks, threads
 from asyncgen.dashboard import tell, terminals_held
+from asyncgen.differences import since
 from asyncgen.metrics import Snapshot, Watched, duration
 
 _log = logging.getLogger(__name__)

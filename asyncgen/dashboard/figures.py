@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from unicodedata import east_asian_width
 
-from asyncgen.bottleneck import bottleneck, since
+from asyncgen.bottleneck import bottleneck
+from asyncgen.differences import since
 from asyncgen.metrics import Snapshot, duration
 
 __all__ = ["Figure", "Memory", "figures", "lay_out", "one_line", "printable", "time_left"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from asyncgen.backends import BackendSnapshot, Completions, Limits
+from asyncgen.differences import since
 from asyncgen.engine.core import Core
 from asyncgen.packing import PromptPool
 from asyncgen.records import Given, Prepared
@@ -15,6 +16,7 @@ class Shared:
 
     def __init__(self, core: Core) -> None:
         self._core, self._backend = core, core.backend
+        self._before = self._backend.snapshot()
         self.notices = self._backend.notices
         self.engine = self._backend.engine
         self.fallback = self._backend.fallback
@@ -39,5 +41,5 @@ class Shared:
         await self._core.desk.serve(pool, completions)
 
     def snapshot(self) -> BackendSnapshot:
-        """See ``Generator.snapshot``: what all who share it had made."""
-        return self._backend.snapshot()
+        """See ``Generator.snapshot``: what all who share it had made since the run came."""
+        return since(self._backend.snapshot(), self._before)

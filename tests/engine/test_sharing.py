@@ -37,6 +37,28 @@ def roomy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("roomy"), "llama", context=2048)
 
 
+def test_a_run_does_not_count_what_others_had_made_before_it_came(tmp_path: Path) -> None:
+    """Its pace, its time left and its manifest would be of another world."""
+
+    async def main() -> None:
+        engine = engine_for("", kind="echo", rows=8, backend={"seconds_per_batch": 0.05})
+        async with engine:
+            async for _ in engine.map([f"question {number}" for number in range(80)]):
+                pass
+            before = engine.snapshot()
+            assert before.generated > 0
+            backend = engine.config.backend.model_dump()
+            config = config_for(Path("bedtime-tiny"), tmp_path, num_stories=20, backend=backend)
+            async with asyncgen.open_pipeline(config, engine=engine) as stories:
+                assert len([story async for story in stories]) == 20
+                seen = stories.snapshot()
+            assert 0 < seen.busy_seconds <= seen.seconds + 0.1
+            assert seen.generated == engine.snapshot().generated - before.generated
+            assert seen.batches == engine.snapshot().batches - before.batches
+
+    anyio.run(main)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_runs_and_requests_on_one_engine_are_as_each_alone(roomy: Path, tmp_path: Path, kind: str) -> None:
     configs = [
