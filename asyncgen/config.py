@@ -49,6 +49,7 @@ __all__ = [
     "StaticBackend",
     "TemplateSource",
     "Validation",
+    "check_config",
     "is_loopback",
     "may_be_empty",
     "without_secrets",
@@ -189,3 +190,11 @@ class Config(Section):
     def resolved(self) -> dict[str, Any]:
         """The configuration as plain JSON values, defaults included; secrets among parameters are hidden."""
         return {name: without_secrets(value) for name, value in self.model_dump(mode="json").items()}
+
+
+def check_config(value: object) -> None:
+    """Raises TypeError for anything else than a Config."""
+    if not isinstance(value, Config):
+        raise TypeError(
+            f"config: found {type(value).__name__}, expected a Config; asyncgen.load_config(path) reads one from a file"
+        )

@@ -47,10 +47,19 @@ def _is_extra(body: dict[str, Any]) -> dict[str, Any]:
     return body
 
 
+_DEVICES = ("auto", "cpu", "cuda", "mps", "xpu", "hpu", "mtia", "npu", "mlu", "musa", "xla", "privateuseone")
+
+
+def _device(device: str) -> str:
+    if not re.fullmatch(r"auto|cpu|([a-z]+)(:\d+)?", device) or device.partition(":")[0] not in _DEVICES:
+        raise ValueError(f"found {device!r}, allowed: auto, cpu, cuda, cuda:1 and so on, mps, xpu")
+    return device
+
+
 class LocalModel(Section):
     """Settings shared by the engines that run a transformers model in this process."""
 
-    device: str = "auto"
+    device: Annotated[str, AfterValidator(_device)] = "auto"
     """Where the model runs: `auto` (the first GPU, else the CPU), `cpu`, `cuda`, `cuda:1`, `mps` ...
     `slots` computes on a CPU or a CUDA GPU."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

@@ -65,6 +65,8 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     Raises ConfigError; its message has one line for everything that is wrong, each naming file and line, or the
     override, the key, what was found and what is allowed.
     """
+    if isinstance(overrides, str):
+        raise TypeError(f"overrides: found the text {overrides!r}, expected a list of such texts")
     return read_config(path, overrides)[0]
 
 

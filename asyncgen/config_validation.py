@@ -102,7 +102,8 @@ class Validation(Section):
     reject_repeats: bool = True
     """Refuse a text equal (case, spacing and punctuation aside) to an earlier story of the run."""
     min_quality: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Lowest quality score, in [0, 1]."""
+    """Lowest quality score, in [0, 1]. What passes the other checks with their defaults scores 0.8 or more, so the
+    default refuses nothing by itself."""
     weights: QualityWeights = QualityWeights()
     """Weights of the quality score."""
 

@@ -146,7 +146,9 @@ class OutputFailed(OutputError):
 
 
 class RunStopped(AsyncgenError):
-    """The run ended short of its goal; what was decided is on disk, and ``report`` says how far it came."""
+    """The run ended short of its goal; what was decided is on disk, and ``report`` (a Report) says how far it came. Out
+    of ``open_pipeline``, which has no output, that is None.
+    """
 
     def __init__(self, message: str, *, hint: str | None = None, report: Any = None) -> None:
         super().__init__(message, hint=hint)

@@ -125,6 +125,8 @@ class _Search:
 
 def _problem(key: str, error: AsyncgenError) -> Problem:
     """The error under its key. A ConfigError's message begins with its own, which is then not said twice."""
+    if isinstance(error, InputError) and error.key:
+        return Problem(error.key, error.message, error.hint)
     named, colon, rest = error.message.partition(": ")
     if colon and named.startswith(key.partition("[")[0].partition(".")[0]) and " " not in named:
         return Problem(named, rest, error.hint)

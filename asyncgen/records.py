@@ -51,7 +51,7 @@ def conversation_of(given: Given) -> Sequence[Message] | None:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A prompt as the backend wants it: ``token_ids`` for a local model, ``text`` for one that tokenises itself.
+    """A prompt as the backend wants it: ``token_ids`` for a local model; none for a server, which tokenises itself.
 
     The first ``shared`` of the token ids are the beginning that the plan shares among prompts. ``length`` is the number
     of tokens that the prompt occupies in a batch, any padding the backend decides by the prompt alone included; batches
@@ -60,7 +60,6 @@ class Prepared:
 
     length: int
     token_ids: tuple[int, ...] = ()
-    text: str = ""
     shared: int = 0
 
 

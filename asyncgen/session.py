@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 
 from asyncgen.backends import Generator, check_model
 from asyncgen.backends.find import api_key, cautions, locate
-from asyncgen.config import Config, LocalModel
+from asyncgen.config import Config, LocalModel, check_config
 from asyncgen.endings import too_few_prompts, used_up
 from asyncgen.engine import Engine, engine_for
 from asyncgen.errors import ResumeRefused, RunStopped, SourcesEnded, TooManyFailures, TooManyRejections
@@ -94,6 +94,7 @@ async def run(
     Raises InputError, OutputError, BackendFailed (of a server: ServerFailed), TooManyRejections, TooManyFailures or
     SourcesEnded; the last three carry the ``report``.
     """
+    check_config(config)
     with single_cause():
         async with AsyncExitStack() as stack:
             session = _Session(config, engine, stack, notice or tell_nobody, phase or tell_nobody)

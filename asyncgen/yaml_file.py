@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import yaml
@@ -120,9 +121,8 @@ def _read_text(path: Path) -> str:
         data = path.read_bytes()
         return data.decode("utf-8-sig")
     except FileNotFoundError:
-        raise ConfigError(
-            f"{path}: no such file", hint=f"write one with: python -m asyncgen init {path.name}"
-        ) from None
+        name = quote(str(path if path.suffix in {".yaml", ".yml"} else path.with_suffix(".yaml")))
+        raise ConfigError(f"{path}: no such file", hint=f"write one with: python -m asyncgen init {name}") from None
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{path}:{line}: byte {error.start} is not UTF-8; save the file as UTF-8") from None

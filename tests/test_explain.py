@@ -122,3 +122,51 @@ validation:
     ):
         assert done.stderr.count(f"v.yaml:{key}") == 1, (key, done.stderr)
     assert "9 problems" in done.stderr
+
+
+@pytest.mark.parametrize("device", ["cudda", "cuda:x", "cpu:1x", "meta", ""])
+def test_a_mistyped_device_is_found_by_check_too(tmp_path: Path, device: str) -> None:
+    (tmp_path / "c.yaml").write_text(f"backend:\n  kind: auto\n  device: {device!r}\n")
+    for command in ("check", "run"):
+        done = asyncgen(command, "c.yaml", cwd=tmp_path)
+        assert done.returncode == 2
+        assert f"c.yaml:3: backend.device: found {device!r}, allowed: auto, cpu, cuda" in done.stderr
+        assert not (tmp_path / "c.lock").exists()
+
+
+def test_what_only_a_loading_model_finds_has_its_place_too(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("num_stories: 3\nbackend:\n  device: cuda:99\n")
+    done = asyncgen("run", "c.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "c.yaml:3: backend.device: 'cuda:99' is not there" in done.stderr
+    done = asyncgen("run", "--set", "backend.device=cuda:99", cwd=tmp_path)
+    assert "--set backend.device=cuda:99: backend.device: 'cuda:99' is not there" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("setting", "key", "package"),
+    [
+        ("{quantization: 8bit}", "backend.quantization", "bitsandbytes"),
+        ("{device_map: auto}", "backend.device_map", "accelerate"),
+    ],
+)
+def test_a_missing_package_is_the_fault_of_the_key_that_needs_it(
+    tmp_path: Path, setting: str, key: str, package: str
+) -> None:
+    (tmp_path / "c.yaml").write_text(f"num_stories: 3\nbackend: {setting}\n")
+    for command in ("check", "run"):
+        done = asyncgen(command, "c.yaml", cwd=tmp_path)
+        assert done.returncode == 2
+        assert f"c.yaml:2: {key}: " in done.stderr
+        assert f"needs the package {package}" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("asked", "written"), [("sub/c.yaml", "sub/c.yaml"), ("sub/c.json", "sub/c.yaml"), ("my c.yml", "'my c.yml'")]
+)
+def test_the_file_that_is_to_be_written_is_the_one_that_was_asked_for(tmp_path: Path, asked: str, written: str) -> None:
+    done = asyncgen("run", asked, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.rstrip().endswith(
+        f"{asked}: no such file\n  hint: write one with: python -m asyncgen init {written}"
+    )

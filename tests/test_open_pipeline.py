@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
+import asyncgen
+from asyncgen.config import Config
 from asyncgen.errors import SourcesEnded, TooManyRejections
 from asyncgen.stream import open_pipeline
+from tests.backends.helpers import make_model, make_tokenizer
 from tests.flows import config_for
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_thread_of_ours_is_left")]
@@ -52,6 +56,44 @@ async def test_more_texts_than_indices_cannot_have_been_kept() -> None:
     with pytest.raises(ValueError, match="start is 1, but 2 texts were kept"):
         async with open_pipeline(config_for(num_stories=3), start=1, kept=["a", "b"]):
             pass
+
+
+async def test_a_start_before_the_beginning_is_refused() -> None:
+    with pytest.raises(ValueError, match="start: found -1, expected 0 or more"):
+        async with open_pipeline(config_for(num_stories=3), start=-1):
+            pass
+
+
+@pytest.mark.parametrize("wrong", ["c.yaml", None, {"num_stories": 3}])
+async def test_a_configuration_is_one(wrong: Any) -> None:
+    with pytest.raises(TypeError, match=r"expected a Config; asyncgen\.load_config"):
+        async with open_pipeline(wrong):
+            pass
+    with pytest.raises(TypeError, match=r"expected a Config; asyncgen\.load_config"):
+        await asyncgen.run(wrong)
+    with pytest.raises(TypeError, match="overrides: found the text 'seed=3'"):
+        asyncgen.load_config(None, "seed=3")
+    if not isinstance(wrong, str):
+        with pytest.raises(TypeError, match=r"model: found .*, expected a name, a path or a Config"):
+            asyncgen.Engine(wrong)
+
+
+async def test_what_a_person_should_read_is_told(tmp_path: Path) -> None:
+    """As ``run`` does: a model without a chat template, say."""
+    told: list[str] = []
+    config = Config.model_validate(
+        {
+            "num_stories": 1,
+            "model_name": str(make_model(tmp_path, "gpt2", tokenizer=make_tokenizer(template=None))),
+            "template": "tell {word1}\n",
+            "use_k_shot": False,
+            "generation": {"max_new_tokens": 40, "batch_size": 2},
+        }
+    )
+    async with open_pipeline(config, notice=told.append) as stories:
+        assert any("no chat template" in each for each in stories.notices)
+    assert any(each.startswith("loading ") for each in told)
+    assert set(stories.notices) <= set(told)
 
 
 async def test_the_last_story_is_read_in_peace_before_an_error_leaves(tmp_path: Path) -> None:

@@ -96,3 +96,23 @@ async def test_a_hub_model_that_moved_is_not_mixed_in(tmp_path: Path, monkeypatc
         else:
             assert (await asyncgen.run(grown)).complete
     assert len(records(tmp_path / "s.jsonl")) == 3
+
+
+async def test_what_carries_its_report_is_not_reported_otherwise(tmp_path: Path) -> None:
+    (tmp_path / "two.jsonl").write_text('{"prompt": "tell"}\n' * 2)
+    config = config_for(tmp_path, num_stories=9, sources=[{"kind": "jsonl", "path": str(tmp_path / "two.jsonl")}])
+    told: list[asyncgen.Report] = []
+    with pytest.raises(asyncgen.SourcesEnded) as caught:
+        await asyncgen.run(config, cut_short=told.append)
+    assert caught.value.report.outcome == "sources ended"
+    assert not told
+
+
+async def test_inputs_that_fail_before_anything_was_written_leave_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("async def items(start: int):\n    raise KeyError('no')\n    yield ''\n")
+    source = {"kind": "python", "function": f"{tmp_path / 'mine.py'}:items"}
+    config = config_for(tmp_path, num_stories=9, sources=[source])
+    with pytest.raises(asyncgen.DataError):
+        await asyncgen.run(config)
+    assert not (tmp_path / "s.jsonl").exists()
+    assert not (tmp_path / "s.run.json").exists()

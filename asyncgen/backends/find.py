@@ -194,7 +194,7 @@ def _is_private(url: str) -> bool:
 
 def _check_client() -> None:
     if find_spec("openai") is None:
-        raise ModelError("the backend openai needs the package openai", hint=f"{INSTALL} '.[openai]'")
+        raise ModelError("openai needs the package openai", hint=f"{INSTALL} '.[openai]'", key="backend.kind")
 
 
 def _check_packages(backend: LocalModel) -> None:
@@ -202,6 +202,8 @@ def _check_packages(backend: LocalModel) -> None:
         raise ModelError(
             f"quantization {backend.quantization} needs the package bitsandbytes",
             hint=f"{INSTALL} '.[quantization]'",
+            key="backend.quantization",
         )
     if backend.device_map is not None and find_spec("accelerate") is None:
-        raise ModelError("device_map needs the package accelerate", hint=f"{INSTALL} '.[accelerate]'")
+        hint = f"{INSTALL} '.[accelerate]'"
+        raise ModelError("device_map needs the package accelerate", hint=hint, key="backend.device_map")

@@ -124,14 +124,18 @@ def _device(backend: LocalModel) -> torch.device:
         device = torch.device(backend.device)
     except RuntimeError as error:
         raise ConfigError(
-            f"backend.device: {backend.device!r} is no device", hint="auto, cpu, cuda, cuda:1, mps ..."
+            f"backend.device: {backend.device!r} is no device",
+            hint="auto, cpu, cuda, cuda:1, mps ...",
+            key="backend.device",
         ) from error
     if device.type == "meta" or (device.type == "mps" and not torch.backends.mps.is_available()):
-        raise ConfigError(f"backend.device: {backend.device!r} is not there", hint="use auto or cpu")
+        message = f"backend.device: {backend.device!r} is not there"
+        raise ConfigError(message, hint="use auto or cpu", key="backend.device")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
             f"backend.device: {backend.device!r} is not there; torch sees {torch.cuda.device_count()} GPUs",
             hint="use auto or cpu, or install a torch built for your GPU",
+            key="backend.device",
         )
     return device
 

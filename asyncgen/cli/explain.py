@@ -7,10 +7,10 @@ from contextlib import contextmanager
 
 from asyncgen.cli.options import Settings
 from asyncgen.config_file import Origins
-from asyncgen.errors import InputError, ResumeRefused
+from asyncgen.errors import InputError, ModelError, ResumeRefused
 from asyncgen.problems import Problem, find_no_room, find_problems
 
-__all__ = ["as_error", "explained"]
+__all__ = ["as_error", "explained", "placed"]
 
 
 @contextmanager
@@ -30,9 +30,15 @@ def explained(settings: Settings) -> Iterator[Callable[..., None]]:
     except InputError as error:
         if not sound and (problems := find_problems(settings.config).problems or find_no_room(settings.config)):
             raise as_error(problems, settings.origins) from error
-        raise
+        raise placed(error, settings) from error
     except ResumeRefused as error:
         raise error.placed(settings.origins.of) from error.__cause__
+
+
+def placed(error: InputError, settings: Settings) -> InputError:
+    """The error, with the place where the setting was made that is at fault, as far as that is known."""
+    origin = settings.origins.exactly(error.key or ("model_name" if isinstance(error, ModelError) else ""))
+    return InputError(f"{origin}: {error.message}", hint=error.hint) if origin else error
 
 
 def as_error(problems: Sequence[Problem], origins: Origins) -> InputError:

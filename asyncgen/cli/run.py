@@ -140,7 +140,7 @@ class _Run:
             _leave_stalled()
         signals = self._signals
         if not signals.received:
-            return 0
+            return 1  # nobody stopped it, and it is not complete: there is no such end, or it is no success
         tell(f"stopped; go on with: {self._again}")
         if signals.count > 1:
             os._exit(128 + signals.received)  # the interpreter's own end, with torch in it, takes seconds

@@ -14,12 +14,13 @@ import anyio
 import typer
 
 from asyncgen.backends.find import INSTALL
+from asyncgen.cli.explain import placed
 from asyncgen.cli.leaving import run_loop
 from asyncgen.cli.options import LogFile, LogLevel, Settings, level_of, set_threads
 from asyncgen.cli.signals import Signals
 from asyncgen.config import Config
 from asyncgen.dashboard import tell
-from asyncgen.errors import ConfigError, InputError, ModelError
+from asyncgen.errors import ConfigError, InputError
 from asyncgen.logs import configure
 from asyncgen.tasks import tell_nobody
 
@@ -64,10 +65,7 @@ def _placed(settings: Settings) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        origin = settings.origins.exactly(error.key or ("model_name" if isinstance(error, ModelError) else ""))
-        if not origin:
-            raise
-        raise InputError(f"{origin}: {error.message}", hint=error.hint) from error
+        raise placed(error, settings) from error
 
 
 def _check_packages() -> None:

@@ -23,34 +23,34 @@ WhenFull = Literal["wait", "raise"]
 
 
 class Asking(TypedDict, total=False):
-    """What may be said about an answer. What is left out is as the engine's configuration says."""
+    """What may be said about an answer. What is left out, or None, is as the engine's configuration says."""
 
-    temperature: float
+    temperature: float | None
     """Divides the logits; 0 always takes the likeliest token."""
-    top_k: int
+    top_k: int | None
     """Keep this many likeliest tokens; 0 keeps all."""
-    top_p: float
+    top_p: float | None
     """Keep the likeliest tokens that together reach this probability; 1 keeps all."""
-    min_p: float
+    min_p: float | None
     """Drop tokens less likely than this share of the likeliest one's probability; 0 drops none."""
-    repetition_penalty: float
+    repetition_penalty: float | None
     """Above 1 makes tokens that prompt or answer hold less likely; 1 changes nothing."""
-    max_new_tokens: int
+    max_new_tokens: int | None
     """Longest answer, in tokens."""
-    stop: str | Sequence[str]
+    stop: str | Sequence[str] | None
     """What ends the answer, and is no part of it."""
-    seed: int
+    seed: int | None
     """0 to 2**63 - 1. With the same seed the answer is the same, whoever else asks for what (on a CPU in float32, to
     the bit). Left out, one is drawn; ``completion.prompt.seed`` tells which."""
-    logprobs: bool
+    logprobs: bool | None
     """Whether ``completion.logprobs`` is to say how likely the model found each token."""
-    shared: int
+    shared: int | None
     """The first so many messages are the same in many calls: they are computed once."""
-    priority: int
+    priority: int | None
     """Of those who wait, the highest goes first, but for the few that are next already; 0 if it is left out."""
-    timeout: float
+    timeout: float | None
     """Seconds for all of it, the waiting included; left out, there is no end."""
-    when_full: WhenFull
+    when_full: WhenFull | None
     """Whether to ``wait`` where the engine has as many requests as it may have, or to ``raise`` EngineFull. Not for
     ``map``, which waits."""
 
@@ -83,7 +83,7 @@ def understood(
     which its seed follows. Raises TypeError or ValueError.
     """
     check_names(asking)
-    said: dict[str, Any] = dict(asking)
+    said: dict[str, Any] = {name: value for name, value in asking.items() if value is not None}
     given = _given(question)
     messages = given if isinstance(given, tuple) and not isinstance(given[0], int) else ()
     chosen = {name: _number(name, said.get(name, getattr(defaults, name))) for name in _NUMBERS}
@@ -104,7 +104,7 @@ def understood(
         given=None if messages else cast("str | tuple[int, ...]", given),
         seed=seed,
         max_new_tokens=new,
-        sampling=Sampling(**chosen, top_k=top_k, logprobs=bool(said.get("logprobs", False))),
+        sampling=Sampling(**chosen, top_k=top_k, logprobs=_flag("logprobs", said.get("logprobs", False))),
         stop=_stops(said.get("stop", defaults.stop)),
         shared=shared,
         alone=True,
@@ -200,6 +200,12 @@ def _characters(name: str, text: str) -> str:
             f"{name}: found {text[error.start]!r} at {error.start}, which is half of a character"
         ) from None
     return text
+
+
+def _flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: found {value!r}, expected True or False")
+    return value
 
 
 def _number(name: str, value: object) -> float:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from os import PathLike, fspath
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -71,7 +72,7 @@ class Engine:
 
     def __init__(
         self,
-        model: str | Config = BUNDLED_MODEL,
+        model: str | PathLike[str] | Config = BUNDLED_MODEL,
         *,
         max_requests: int | None = None,
         when_full: WhenFull = "wait",
@@ -329,9 +330,11 @@ class Engine:
         return core, understood(prompt, asking, self.config.generation, self._when_full, streamed=streamed)
 
 
-def _configuration(model: str | Config, settings: dict[str, Any]) -> Config:
-    if isinstance(model, str):
-        return config_of({"validation": {"enabled": False}, **settings, "model_name": model}, "Engine(...)")
+def _configuration(model: str | PathLike[str] | Config, settings: dict[str, Any]) -> Config:
+    if isinstance(model, str | PathLike):
+        return config_of({"validation": {"enabled": False}, **settings, "model_name": fspath(model)}, "Engine(...)")
+    if not isinstance(model, Config):
+        raise TypeError(f"model: found {type(model).__name__}, expected a name, a path or a Config")
     if settings:
         raise TypeError(f"{next(iter(settings))}: a configuration is given already, so put it there")
     return model

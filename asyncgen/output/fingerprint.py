@@ -15,9 +15,9 @@ What each field of the configuration does to the records (``RULES``):
     input     vocabulary_path, features_path, conversation_path, template; sources: path, function; validation:
               banned_words_path, readability.known_words_path, functions.function; model_name, if ``inputs`` has
               a ``model`` (a directory); a hub id is compared as it stands
-    noted     generation.batch_size (padding and kernels change with it); backend: device, device_map, base_url (a
-              server may move); validation.functions.timeout; and backend.kind among the engines for the same local
-              model (auto, static, slots; another kind is refused)
+    noted     generation.batch_size (padding and kernels change with it); backend: device, device_map, cuda_graphs,
+              compile, base_url (a server may move); validation.functions.timeout; and backend.kind among the engines
+              for the same local model (auto, static, slots; another kind is refused)
     free      num_stories (it may grow; at or below what is on disk the run is complete); output_path; window;
               drain_timeout; watchdog; sources.timeout; max_rejection_rate; validation.functions.concurrency; openai:
               api_key_env, timeout, patience, max_retries; echo: seconds_per_batch; server

@@ -75,9 +75,8 @@ def test_too_many_new_tokens_are_refused_with_the_numbers(llama: Path) -> None:
     open_and_close(config_for(llama, max_new_tokens=511))
 
 
-@pytest.mark.parametrize("device", ["quantum", "cuda:99"])
-def test_a_device_that_is_not_there_is_refused(llama: Path, device: str) -> None:
-    assert f"backend.device: '{device}'" in refused(config_for(llama, backend={"device": device}), ConfigError)
+def test_a_device_that_is_not_there_is_refused(llama: Path) -> None:
+    assert "backend.device: 'cuda:99'" in refused(config_for(llama, backend={"device": "cuda:99"}), ConfigError)
 
 
 def test_a_hub_model_that_cannot_be_had_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -342,3 +342,21 @@ def test_notices_reach_whoever_wants_them(gpt2: Path) -> None:
 
     anyio.run(main)
     assert told[0].startswith("loading ")
+
+
+def test_none_is_what_is_left_out() -> None:
+    async def main() -> None:
+        async with engine_for("", kind="echo") as engine:
+            nothing: dict[str, Any] = dict.fromkeys(
+                ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_new_tokens", "stop", "logprobs")
+            )
+            expected = await engine.generate("tell", seed=3)
+            found = await engine.generate(
+                "tell", seed=3, shared=None, priority=None, timeout=None, when_full=None, **nothing
+            )
+            assert found.text == expected.text
+            assert (await engine.generate("tell", seed=None)).text
+            with pytest.raises(TypeError, match="logprobs: found 'no', expected True or False"):
+                await engine.generate("tell", logprobs="no")  # type: ignore[arg-type]
+
+    anyio.run(main)
