@@ -78,13 +78,19 @@ async def test_a_configuration_is_one(wrong: Any) -> None:
             asyncgen.Engine(wrong)
 
 
-async def test_what_a_person_should_read_is_told(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model without a chat template."""
+    return make_model(tmp_path_factory.mktemp("plain"), "gpt2", tokenizer=make_tokenizer(template=None))
+
+
+async def test_what_a_person_should_read_is_told(plain: Path) -> None:
     """As ``run`` does: a model without a chat template, say."""
     told: list[str] = []
     config = Config.model_validate(
         {
             "num_stories": 1,
-            "model_name": str(make_model(tmp_path, "gpt2", tokenizer=make_tokenizer(template=None))),
+            "model_name": str(plain),
             "template": "tell {word1}\n",
             "use_k_shot": False,
             "generation": {"max_new_tokens": 40, "batch_size": 2},
