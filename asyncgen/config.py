@@ -61,7 +61,7 @@ class Generation(Section):
 
     batch_size: Annotated[int, Field(ge=1, le=65_536)] | Literal["auto"] = 8
     """Rows generated at once: slots of `slots`, rows of a batch of `static`, requests in flight of `openai` at most.
-    `auto` is 128 for `slots` on a CPU, 256 on a GPU, fewer if memory holds fewer; for `static` 16 on a CPU, and on a
+    `auto` is 128 for `slots` on a CPU, 512 on a GPU, fewer if memory holds fewer; for `static` 16 on a CPU, and on a
     GPU what its memory holds; 64 for `openai`."""
     temperature: Annotated[float, Field(ge=0, le=100)] = 0.8
     """Sampling temperature; 0 always takes the likeliest token, and then an index has one attempt."""

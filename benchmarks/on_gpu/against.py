@@ -91,12 +91,12 @@ def ablation(results: Results, scale: Scale, device: torch.device, means: Callab
     card = card_of(results, scale.small, scale, device, means)
     longest = scale.sizes.longest + scale.sizes.shared + 4
     changes: dict[str, dict[str, Any]] = {
+        "with compiled layers": {"compiled": True},
         "without shared prefixes": {"longest": longest},
         "without fused products": {"fused": False},
         "a step a group": {"steps": 1},
         "torch's sampler": {"sampler": Sampler},
         "without captured passes": {"captured": False},
-        "with compiled layers": {"compiled": True},
     }
     with engine(results, card, scale.main, "engine") as full:
         if full is None:

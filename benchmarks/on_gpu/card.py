@@ -150,7 +150,7 @@ class Card:
         if means is not None and changes:
             means = replace(means, **changes)
         fused, compiled = means is None or means.fused, means is not None and means.compiled
-        self._activate(self._fused if fused and not compiled else {}, compiled=False)
+        self._activate(self._fused if fused else {}, compiled=False)
         self.loaded.model.set_attn_implementation("sdpa")  # what it is compared with, and goes back to
         tidy(self.device)
         before, began = memory(self.device), perf_counter()
@@ -171,8 +171,8 @@ class Card:
             backend = Slots(self.loaded, config)
         took = perf_counter() - began
         overrides = self._overrides()
-        if fused and not compiled and found and not self._fused:
-            self._fused = overrides
+        if fused and found and not self._fused:
+            self._fused = {each: forward for each, forward in overrides.items() if isinstance(each, torch.nn.Linear)}
         tidy(self.device)
         now = memory(self.device)
         grown = {name: value - before[name] for name, value in now.items()}

@@ -102,10 +102,9 @@ class PlainDecoders:
 class FixedDecoders:
     """The same decoder each time: its memory and what was captured are kept."""
 
-    notice = ""
-
     def __init__(self, fixed: Fixed, wanted: int) -> None:
         self._fixed, self._wanted = fixed, wanted
+        self.notice = fixed.notice
 
     @property
     def wanted(self) -> int:

@@ -10,7 +10,7 @@ from asyncgen.backends.slots.cache import PAGE, LayerShape, pages_for
 
 __all__ = ["Size", "size"]
 
-AUTO_CPU, AUTO_GPU = 128, 256
+AUTO_CPU, AUTO_GPU = 128, 512
 OWN_GUESS = 256
 """Tokens behind the shared prefix that a prompt is expected to have at most; a longer one reserves more."""
 USABLE, FOR_PREFIXES = 0.6, 0.15

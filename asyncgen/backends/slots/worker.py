@@ -60,6 +60,7 @@ class Worker:
         self._row_budget = TokenBudget()  # of rows, not of tokens
         self._prompt_budget = TokenBudget()
         self._failures = 0  # steps in a row that did not fit
+        self._begun = self._own_tokens = 0  # prompts so far, and their tokens behind shared beginnings
         self._waiting: deque[Prompt] = deque()
         self._aside = Aside()
         self._done: list[Completion] = []
@@ -184,8 +185,9 @@ class Worker:
 
     @property
     def _refill(self) -> int:
-        """Free slots that are worth a group of prompts."""
-        return max(1, self._rows // REFILL)
+        """Free slots that are worth a group of prompts: no more than are computed together."""
+        together = self._decoder.together // max(1, self._own_tokens // max(1, self._begun))
+        return max(1, min(self._rows // REFILL, together))
 
     def _timed(self, threads: int, exchange: Exchange) -> float:
         """Seconds of a small forward pass with this number of threads, at best; infinitely many out of memory, and when
@@ -262,7 +264,10 @@ class Worker:
                 own = prompt.prepared.token_ids[len(beginning) :]
                 seats.append(Seat(Row(prompt, began, self._chat.stops_of(prompt)), own, prefix, sampling))
             ended = self._decoder.admit(seats)
-            self._meter.admitted(len(group), sum(len(seat.own) for seat in seats))
+            computed = sum(len(seat.own) for seat in seats)
+            self._begun += len(group)
+            self._own_tokens += computed
+            self._meter.admitted(len(group), computed)
             self._finish(ended)
         except Exception as error:
             if not is_out_of_memory(error):

@@ -83,20 +83,28 @@ def _compiler() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_compiler")
-def test_layers_are_compiled_once_for_all() -> None:
+@pytest.mark.parametrize("fused", [False, True])
+def test_layers_are_compiled_once_for_all(fused: bool) -> None:
     """Else a model of forty layers would take as many times as long, and past a limit not be compiled at all."""
     graphs = []
     for count in (2, 12):
         torch._dynamo.reset()
         model = model_of("qwen2", num_hidden_layers=count)
         expected = logits(model)
+        fusing = Fusing(model, lambda model=model: logits(model))  # type: ignore[misc]
+        assert len(fusing.groups) == 2 * count
+        if fused:
+            fusing.on()
         compiling = Compiling(model, compiler="eager")
         assert len(compiling.layers) == count
         compiling.on()
         before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
         torch.testing.assert_close(logits(model), expected)
         graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"] - before)
+        torch.testing.assert_close(logits(model), expected)
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] - before == graphs[-1], "nothing new"
         compiling.off()
+        fusing.off()
         torch.testing.assert_close(logits(model), expected, rtol=0, atol=0)
     assert graphs[0] == graphs[1] > 0
 

@@ -10,7 +10,7 @@ import gc
 import logging
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -46,7 +46,7 @@ class Means:
     captured: bool = True
     """Whether passes are captured as CUDA graphs, where there is a GPU."""
     fused: bool = True
-    """Whether linear layers that get the same tensor are one product (``fusing``); not where layers are compiled."""
+    """Whether linear layers that get the same tensor are one product (``fusing``)."""
     compiled: bool = False
     """Whether layers are compiled (``compiling``)."""
     steps: int = STEPS
@@ -60,24 +60,43 @@ class Fixed:
     decoder: FixedDecoder
     prefix_room: Room
     memory: Memory
+    notice: str = ""
+    """What a user should know about it; empty if nothing."""
 
 
 @torch.inference_mode()
 def open_fixed(
     loaded: Loaded, layers: Sequence[LayerShape], wanted: Wanted, means: Means, *, needs: Needs, vocabulary: int
 ) -> Fixed:
-    """A decoder of as many slots as are wanted and memory holds; ``needs`` is how most rows are sampled.
+    """A decoder of as many slots as are wanted and memory holds; ``needs`` is how most rows are sampled. Where layers
+    cannot be compiled they are as they were, and a notice says so.
 
     Raises Unsupported; out of memory if not even one row fits.
     """
+    notice = ""
+    if means.compiled:
+        try:
+            return _open(loaded, layers, wanted, means, needs, vocabulary)
+        except Unsupported as reason:
+            notice = f"the model's layers are not compiled, which is slower: {reason}"
+        means = replace(means, compiled=False)
+        tidy(loaded.device)
+    return replace(_open(loaded, layers, wanted, means, needs, vocabulary), notice=notice)
+
+
+def _open(
+    loaded: Loaded, layers: Sequence[LayerShape], wanted: Wanted, means: Means, needs: Needs, vocabulary: int
+) -> Fixed:
     stream = take_stream(loaded.device) if loaded.device.type == "cuda" else None
     opening = _Opening(loaded, layers, wanted, means, needs, vocabulary, stream)
     changes = opening.changes()
-    changes.on()
+    for change in changes:
+        change.on()
     try:
         found = _largest(opening)
     except BaseException:
-        changes.off()
+        for change in reversed(changes):
+            change.off()
         if stream is not None:
             return_stream(stream)
         raise
@@ -109,18 +128,17 @@ class _Opening:
     stream: torch.cuda.Stream | None
     """On which everything is queued."""
 
-    def changes(self) -> Compiling | Fusing:
-        """What makes the model's own code faster, not yet on."""
+    def changes(self) -> list[Fusing | Compiling]:
+        """What makes the model's own code faster, not yet on, in the order in which it goes on."""
         model, device = self.loaded.model, self.loaded.device
-        if self.means.compiled:
-            return Compiling(model)
         count = min(16, self.wanted.context_length)
         ids = torch.tensor(self._ids(count), device=device)
 
         def run() -> None:
             forward(model, ids, torch.arange(count, device=device), Prefill([count], None, device))
 
-        return Fusing(model, run if self.means.fused else lambda: None)
+        fusing = [Fusing(model, run)] if self.means.fused else []
+        return [*fusing, Compiling(model)] if self.means.compiled else [*fusing]
 
     def _ids(self, count: int) -> list[int]:
         generator = torch.Generator().manual_seed(_SEED)

@@ -6,11 +6,12 @@ must then be the same every time: tensors in the same places, no question to the
 
 from __future__ import annotations
 
+import gc
 import logging
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from time import perf_counter
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -72,6 +73,8 @@ class Captured:
     def __init__(self, stream: torch.cuda.Stream) -> None:
         self._stream = stream
         self._pool = torch.cuda.graph_pool_handle()
+        with torch.cuda.stream(stream):
+            self._nothing = torch.zeros(1, device=stream.device)
 
     def record(self, name: str, call: Callable[[], None]) -> Callable[[], object]:
         """See ``Recorder``. Raises what capturing raises where a pass asks the device something; nothing of such a
@@ -85,8 +88,7 @@ class Captured:
         graph = torch.cuda.CUDAGraph()
         failures: list[Exception] = []
         try:
-            # Other threads (validators, somebody else's model) may go on using the device meanwhile.
-            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+            with _no_collection(), self._capturing(graph, self._pool):
                 try:
                     call()
                 except Exception as error:
@@ -99,11 +101,33 @@ class Captured:
         _log.info("captured %s in %.1f s", name, perf_counter() - began)
         return graph.replay
 
+    def _capturing(self, graph: torch.cuda.CUDAGraph, pool: Any = None) -> AbstractContextManager[None]:
+        # Other threads (validators, somebody else's model) may go on using the device meanwhile.
+        return torch.cuda.graph(graph, pool=pool, stream=self._stream, capture_error_mode="thread_local")
+
     def _give_up(self) -> None:
-        """Ends what a failed capture leaves unended: torch's allocator would go on as if it was being captured, and
-        give no memory back any more in this process (torch 2.11, ``CUDAGraph::capture_end``).
+        """Ends what a failed capture leaves unended (torch 2.11, what ``CUDAGraph::capture_end`` did not get to).
+
+        The allocator would go on as if something was being captured, and give no memory back any more in this process;
+        that of pinned memory cannot be told, but knows the pool, so there is another one from now on; and random
+        numbers would be refused, which a capture that succeeds puts right.
         """
         device = self._stream.device_index
         with suppress(AttributeError, RuntimeError):  # this raises where the capture was ended as it should be
             torch._C._cuda_endAllocateToPool(device, self._pool)  # noqa: SLF001
             torch._C._cuda_releasePool(device, self._pool)  # noqa: SLF001
+        self._pool = torch.cuda.graph_pool_handle()
+        with suppress(RuntimeError), self._capturing(torch.cuda.CUDAGraph()):
+            self._nothing.add_(0)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """A collection at the wrong moment could free something whose end is noted on the stream that is captured."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()

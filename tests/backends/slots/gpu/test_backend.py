@@ -206,6 +206,38 @@ def test_where_fixed_shapes_do_not_work_the_plain_decoder_does_and_a_sentence_sa
     anyio.run(main)
 
 
+class NoCompiler:
+    """Layers that cannot be compiled."""
+
+    def __init__(self, model: Any) -> None:
+        self.layer = model.get_decoder().layers[0]
+
+    def on(self) -> None:
+        def refuse(*_: Any, **__: Any) -> Any:
+            raise RuntimeError("InductorError: no C++ compiler")
+
+        vars(self.layer)["forward"] = refuse
+
+    def off(self) -> None:
+        del vars(self.layer)["forward"]
+
+
+def test_layers_that_cannot_be_compiled_are_as_they_were(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Captured steps are worth far more."""
+    monkeypatch.setattr(decoders, "_means", lambda *_: MEANS)
+    expected = anyio.run(told, llama)
+    monkeypatch.setattr(opening, "Compiling", NoCompiler)
+    monkeypatch.setattr(decoders, "_means", lambda *_: replace(MEANS, compiled=True))
+    assert anyio.run(told, llama) == expected
+
+    async def main() -> None:
+        async with opened(slots_for(llama)) as backend:
+            assert isinstance(backend._decoders, FixedDecoders)
+            assert any("not compiled" in each and "no C++ compiler" in each for each in backend.notices)
+
+    anyio.run(main)
+
+
 def test_without_triton_a_sentence_says_so(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*_: Any) -> Means:
         raise Unsupported("a package is missing (No module named 'triton')")

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from asyncgen.backends.slots.decoders import FixedDecoders
+from asyncgen.backends.slots.gpu.recording import Captured, take_stream
 from tests.backends.helpers import complete
 from tests.backends.slots.running import make, opened, said, slots_for
 
@@ -50,6 +51,41 @@ def test_a_rows_bits_depend_on_nothing_but_the_row(llama: Path) -> None:
             assert alone.items() <= first.items()
 
     anyio.run(main)
+
+
+def test_a_capture_that_fails_leaves_nothing_behind() -> None:
+    """Not in the allocators, not in the random numbers, not in earlier graphs."""
+    device = torch.device("cuda", torch.cuda.current_device())
+    recorder = Captured(take_stream(device))
+    seen: list[float] = []
+    x = torch.zeros(4, device=device)
+
+    def add() -> None:
+        x.add_(1)
+
+    def double() -> None:
+        x.mul_(2)
+
+    first = recorder.record("good", add)
+    with pytest.raises(RuntimeError):
+        recorder.record("asks the device", lambda: seen.append(x.sum().item()))
+    before = torch.cuda.memory_reserved()
+    held = torch.empty(256 << 20, dtype=torch.uint8, device=device)
+    del held
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() <= before, "memory is given back"
+    assert torch.randn(4, device=device).isfinite().all()
+    x.zero_()
+    torch.cuda.synchronize()
+    first()
+    torch.cuda.synchronize()
+    assert x.tolist() == [1.0] * 4
+    again = recorder.record("good again", double)
+    x.fill_(3)
+    torch.cuda.synchronize()
+    again()
+    torch.cuda.synchronize()
+    assert x.tolist() == [6.0] * 4
 
 
 @pytest.mark.parametrize(
