@@ -93,6 +93,7 @@ def ablation(results: Results, scale: Scale, device: torch.device, means: Callab
     changes: dict[str, dict[str, Any]] = {
         "with compiled layers": {"compiled": True},
         "without shared prefixes": {"longest": longest},
+        "without kernels between products": {"pointwise": None},
         "without fused products": {"fused": False},
         "a step a group": {"steps": 1},
         "torch's sampler": {"sampler": Sampler},

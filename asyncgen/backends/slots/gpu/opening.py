@@ -11,6 +11,7 @@ import logging
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
 
@@ -32,9 +33,19 @@ from asyncgen.backends.slots.unsupported import Unsupported
 
 _log = logging.getLogger(__name__)
 
-__all__ = ["Fixed", "Means", "open_fixed", "tidy"]
+__all__ = ["Change", "Fixed", "Means", "open_fixed", "tidy"]
 
 _SEED = 20_262
+
+
+class Change(Protocol):
+    """What makes a model's own code faster."""
+
+    def on(self) -> None:
+        """From now on."""
+
+    def off(self) -> None:
+        """The model's code is what it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +60,8 @@ class Means:
     """Whether linear layers that get the same tensor are one product (``fusing``)."""
     compiled: bool = False
     """Whether layers are compiled (``compiling``)."""
+    pointwise: Callable[[Any], Change] | None = None
+    """Kernels for what a model does between its products (``pointwise``), where layers are not compiled."""
     steps: int = STEPS
     """Steps of a group."""
 
@@ -128,7 +141,7 @@ class _Opening:
     stream: torch.cuda.Stream | None
     """On which everything is queued."""
 
-    def changes(self) -> list[Fusing | Compiling]:
+    def changes(self) -> list[Change]:
         """What makes the model's own code faster, not yet on, in the order in which it goes on."""
         model, device = self.loaded.model, self.loaded.device
         count = min(16, self.wanted.context_length)
@@ -137,8 +150,12 @@ class _Opening:
         def run() -> None:
             forward(model, ids, torch.arange(count, device=device), Prefill([count], None, device))
 
-        fusing = [Fusing(model, run)] if self.means.fused else []
-        return [*fusing, Compiling(model)] if self.means.compiled else [*fusing]
+        found: list[Change] = [Fusing(model, run)] if self.means.fused else []
+        if self.means.compiled:
+            found.append(Compiling(model))
+        elif self.means.pointwise is not None:
+            found.append(self.means.pointwise(model))
+        return found
 
     def _ids(self, count: int) -> list[int]:
         generator = torch.Generator().manual_seed(_SEED)

@@ -1,7 +1,8 @@
 """Compiles the kernels for a GPU that need not be there, as ``TritonAttention`` would launch them.
 
-Run as a program of its own (in the tests' process the kernels are interpreted): its argument is a list of cases in
-JSON, each with ``dtype``, ``size``, ``group`` and ``kv_heads``; it prints what ptxas says of each kernel, as JSON.
+Run as a program of its own (in the tests' process the kernels are interpreted): its arguments are ``attention`` or
+``pointwise`` and a list of cases in JSON, each with what ``_attention`` or ``_pointwise`` takes; it prints what ptxas
+says of each kernel, as JSON.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from asyncgen.backends.slots.cache import PAGE
-from asyncgen.backends.slots.gpu import kernels
+from asyncgen.backends.slots.gpu import kernels, pointwise, pointwise_kernels
 from asyncgen.backends.slots.gpu.lanes import ROWS, Lanes, Packed, Shared
 from asyncgen.backends.slots.gpu.triton_attention import TritonAttention
 
@@ -61,7 +62,8 @@ def _argument(parameter: Any, value: Any) -> tuple[str, bool]:
 
 
 def _compiled(launch: Recorder) -> dict[str, Any]:
-    options = {name: launch.keywords.pop(name) for name in ("num_warps", "num_stages")}
+    named = ("num_warps", "num_stages")
+    options: dict[str, Any] = {name: launch.keywords.pop(name) for name in named if name in launch.keywords}
     signature, hints = {}, {}
     for number, (parameter, value) in enumerate(zip(launch.kernel.params, launch.arguments, strict=False)):
         signature[parameter.name], hinted = _argument(parameter, value)
@@ -92,20 +94,21 @@ PATTERNS = {
 }
 
 
-def _case(dtype: str, size: int, group: int, kv_heads: int) -> dict[str, Any]:
-    """What becomes of the three kernels for heads like these."""
-    launches = {name: Recorder(getattr(kernels, name)) for name in kernels.__all__}
+def _case(what: str, case: dict[str, Any]) -> dict[str, Any]:
+    """What becomes of the kernels for shapes like these."""
+    module, launch_all = PARTS[what]
+    launches = {name: Recorder(getattr(module, name)) for name in module.__all__}
     for name, launch in launches.items():
-        setattr(kernels, name, launch)
+        setattr(module, name, launch)
     try:
-        _launch(getattr(torch, dtype), size, group, kv_heads)
+        launch_all(**case | {"dtype": getattr(torch, case["dtype"])})
     finally:
         for name, launch in launches.items():
-            setattr(kernels, name, launch.kernel)
+            setattr(module, name, launch.kernel)
     return {name: _compiled(launch) for name, launch in launches.items()}
 
 
-def _launch(dtype: torch.dtype, size: int, group: int, kv_heads: int) -> None:
+def _attention(dtype: torch.dtype, size: int, group: int, kv_heads: int) -> None:
     tokens, heads = 16, group * kv_heads
     fused = torch.empty((tokens, (heads + 2 * kv_heads) * size), dtype=dtype)
     cuts = [heads * size, kv_heads * size, kv_heads * size]
@@ -120,5 +123,22 @@ def _launch(dtype: torch.dtype, size: int, group: int, kv_heads: int) -> None:
     TritonAttention().prefill(queries, keys, values, (pool[0], pool[1]), packed, size**-0.5)
 
 
+def _pointwise(dtype: torch.dtype, hidden: int, inner: int, heads: int, kv_heads: int, size: int) -> None:
+    tokens = 16
+    rows, both = torch.empty((1, tokens, hidden), dtype=dtype), torch.empty((1, tokens, 2 * inner), dtype=dtype)
+    pointwise.rms_norm(rows, rows[0, 0], 1e-6)
+    pointwise.silu_product(both[..., :inner], both[..., inner:])
+    fused = torch.empty((tokens, (heads + 2 * kv_heads) * size), dtype=dtype)
+    cuts = [heads * size, kv_heads * size, kv_heads * size]
+    queries, keys, _ = (each.view(1, tokens, -1, size).transpose(1, 2) for each in torch.split(fused, cuts, dim=1))
+    angles = torch.empty((1, tokens, size), dtype=dtype)
+    pointwise.rotate(queries, keys, angles, angles)
+
+
+PARTS: dict[str, tuple[Any, Any]] = {
+    "attention": (kernels, _attention),
+    "pointwise": (pointwise_kernels, _pointwise),
+}
+
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps([_case(**case) for case in json.loads(sys.argv[1])]))
+    sys.stdout.write(json.dumps([_case(sys.argv[1], case) for case in json.loads(sys.argv[2])]))

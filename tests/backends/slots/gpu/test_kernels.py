@@ -283,7 +283,7 @@ def test_they_compile_without_spilling_registers(tmp_path: Path) -> None:
     ][: None if os.environ.get("ASYNCGEN_FAULTS") == "full" else 1]
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     ran = subprocess.run(
-        [sys.executable, "-m", "tests.backends.slots.gpu.compiling", json.dumps(cases)],
+        [sys.executable, "-m", "tests.backends.slots.gpu.compiling", "attention", json.dumps(cases)],
         env={**environment, "TRITON_CACHE_DIR": str(tmp_path)},
         capture_output=True,
         text=True,
