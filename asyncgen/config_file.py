@@ -228,7 +228,7 @@ def _make_absolute(values: dict[str, Any], base: Path) -> None:
     """Resolves relative paths; a template is one if it cannot be a text."""
     _resolve_paths(values, base, Config)
     template = values.get("template")
-    if isinstance(template, str) and "\n" not in template and "{" not in template:
+    if isinstance(template, str) and template.strip() and "\n" not in template and "{" not in template:
         values["template"] = str(base / expanded(template))
 
 

@@ -170,3 +170,27 @@ def test_the_file_that_is_to_be_written_is_the_one_that_was_asked_for(tmp_path: 
     assert done.stderr.rstrip().endswith(
         f"{asked}: no such file\n  hint: write one with: python -m asyncgen init {written}"
     )
+
+
+def test_a_check_that_yields_is_refused_before_anything_is_generated(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("async def check(completion):\n    yield 1\n")
+    (tmp_path / "c.yaml").write_text("backend: {kind: echo}\nvalidation:\n  functions: [{function: 'mine.py:check'}]\n")
+    for command in ("check", "run"):
+        done = asyncgen(command, "c.yaml", cwd=tmp_path)
+        assert done.returncode == 2
+        assert "c.yaml:3: validation.functions[0].function: is a generator function; a check returns" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("template: ''", "template: found an empty text"),
+        ("validation: {readability: {known_words_path: no.txt}}", "validation.readability.known_words_path: "),
+    ],
+)
+def test_what_would_not_be_used_must_be_there_all_the_same(tmp_path: Path, setting: str, message: str) -> None:
+    (tmp_path / "c.yaml").write_text(f"backend: {{kind: echo}}\n{setting}\n")
+    for command in ("check", "run"):
+        done = asyncgen(command, "c.yaml", cwd=tmp_path)
+        assert done.returncode == 2
+        assert f"c.yaml:2: {message}" in done.stderr

@@ -83,6 +83,18 @@ def test_nothing_there_is_exit_2(tmp_path: Path, name: str) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_file_that_is_gone_is_said_to_be(folder: Path) -> None:
+    """And not line by line what is missing of it."""
+    (folder / "s.jsonl").unlink()
+    done = asyncgen("verify", "s.rejected.jsonl", cwd=folder, env=without_torch(folder))
+    assert done.returncode == 2
+    assert f"{folder / 's.jsonl'}: it is not there" in done.stdout + done.stderr
+    assert "is due" not in done.stdout + done.stderr
+    done = asyncgen("run", "c.yaml", "--num-stories", "100", cwd=folder)
+    assert done.returncode == 2
+    assert "s.jsonl: line 1: the file is not there, and " in done.stderr
+
+
 def test_the_output_of_a_killed_run_says_so(folder: Path) -> None:
     manifest = folder / "s.run.json"
     manifest.write_text(manifest.read_text().replace('"state": "complete"', '"state": "running"'))

@@ -51,7 +51,7 @@ class VerifyReport:
         if self.ok:
             ended = "was stopped" if self.state == "stopped" else "is complete"
             if self.state == "running":
-                ended = "was killed: the next one goes on from here"
+                ended = "was killed, or its disk failed: the next one goes on from here"
             if self.in_use:
                 ended = "is going on: this is what it had made safe on the disk"
             return (
@@ -122,7 +122,10 @@ def _look(
     report.state = None if manifest is None else manifest.state
     stories = _File(places.stories, Story, manifest, report)
     rejected = _File(places.rejected, Rejection, manifest, report)
-    _check_lines(stories, rejected, _repeats_key(manifest, key), words, report)
+    lost = [each.path for each in (stories, rejected) if each.synced and not each.path.exists()]
+    for path in lost:
+        report.add(f"{path}: it is not there, and the manifest says that it has records")
+    _check_lines(stories, rejected, _repeats_key(manifest, key), words, report, whole=not lost)
     if manifest is not None:
         _check_manifest(manifest, stories, rejected, report)
     return report
@@ -172,12 +175,15 @@ def _check_lines(
     key: Callable[[str], str] | None,
     words: Callable[[str], int] | None,
     report: VerifyReport,
+    *,
+    whole: bool,
 ) -> None:
+    """``whole``: no file is missing, so each place follows from the one before."""
     seen = Seen()
     before = Place(-1, 0, 0)
     for line in _merge(iter(stories), iter(rejected)):
         due = Place(before.index + 1, before.accepted + line.is_story, before.rejected + (not line.is_story))
-        if line.place != due:
+        if whole and line.place != due:
             report.add(f"{line.where}: {_said(line.place)} where {_said(due)} is due")
         before = line.place
         report.accepted += line.is_story
@@ -204,6 +210,8 @@ def _merge(stories: Iterator[_Line], rejected: Iterator[_Line]) -> Iterator[_Lin
 
 def _check_manifest(manifest: Manifest, stories: _File, rejected: _File, report: VerifyReport) -> None:
     for file, count in ((stories, manifest.totals.accepted), (rejected, manifest.totals.rejected)):
+        if file.synced and not file.path.exists():
+            continue  # which is said already
         if file.lines_synced != count:
             report.add(f"{file.path}: the manifest says {count} lines in {file.synced} bytes; that is not so")
         elif not report.in_use and manifest.state != "running" and size_of(file.path) != file.synced:

@@ -71,6 +71,8 @@ def load_template(value: str | None) -> Template:
         return parse_template(DEFAULT_TEMPLATE)
     if "\n" in value or "{" in value:
         return parse_template(value)
+    if not value.strip():
+        raise DataError("template: found an empty text, expected a template or the path of a file")
     hint = "a template's text contains a placeholder or a line break; anything else is taken for a file"
     return parse_template(read_text(Path(value), "template", hint=hint), where=value)
 

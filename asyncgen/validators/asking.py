@@ -66,6 +66,8 @@ def load_function(settings: FunctionValidator, place: int, taken: set[str]) -> F
         raise ConfigError(f"{key}: {whose} called {name!r} too", hint="give this one another name with `name`")
     taken.add(name)
     function = find_function(settings.function, f"{key}.function")
+    if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+        raise ConfigError(f"{key}.function: is a generator function; a check returns what it finds", hint="no `yield`")
     _check_parameters(function, settings, key)
     return FunctionCheck(name, function, settings, key)
 

@@ -70,9 +70,11 @@ def known_words_path(config: Config) -> Path | None:
 def load_readability(settings: Validation) -> Readability | None:
     """The measure that ``settings`` ask for; None if all limits are off and nothing weighs it.
 
-    Raises ConfigError for an unknown language, DataError for a list of words that cannot be used.
+    Raises ConfigError for an unknown language, DataError for a list of words that cannot be used, also if none is.
     """
     limits = settings.readability.model_dump(exclude={"known_words_path", "language"})
+    if settings.readability.known_words_path is not None:
+        read_words(settings.readability.known_words_path, "known-word list")
     if not settings.weights.readability and all(limit is None for limit in limits.values()):
         return None
     path = known_words_path(Config(validation=settings))
