@@ -50,7 +50,7 @@ if TYPE_CHECKING:
         TooManyRejections,
     )
     from asyncgen.metrics import Snapshot, Watched
-    from asyncgen.records import Completion, Message, Rejection, Story
+    from asyncgen.records import Completion, Message, Prompt, Rejection, Sampling, Story
     from asyncgen.report import Report
     from asyncgen.session import run
     from asyncgen.stream import Stories, open_pipeline
@@ -82,12 +82,14 @@ __all__ = [
     "OutputError",
     "OutputFailed",
     "OutputInUse",
+    "Prompt",
     "PromptRefused",
     "PromptTooLong",
     "Rejection",
     "Report",
     "ResumeRefused",
     "RunStopped",
+    "Sampling",
     "ServerFailed",
     "Snapshot",
     "SourcesEnded",
@@ -145,12 +147,7 @@ _HOMES = {
         "Snapshot",
         "Watched",
     ),
-    "asyncgen.records": (
-        "Completion",
-        "Message",
-        "Rejection",
-        "Story",
-    ),
+    "asyncgen.records": ("Completion", "Message", "Prompt", "Rejection", "Sampling", "Story"),
     "asyncgen.report": ("Report",),
     "asyncgen.session": ("run",),
     "asyncgen.stream": (

@@ -35,6 +35,8 @@ from asyncgen.backends import Backend, open_backend
 from asyncgen.backends.chat import Chat
 from asyncgen.backends.echo import Echo
 from asyncgen.backends.memory import TokenBudget, rows_that_fit
+from asyncgen.backends.openai.backend import Served
+from asyncgen.backends.slots.backend import Slots
 from asyncgen.backends.static import Static
 from asyncgen.config import Config
 from asyncgen.packing import PromptPool, Window
@@ -361,6 +363,19 @@ async def test_memory_is_cleaned_up_between_batches(model: Path) -> None:
     assert tensors() < counts[2], "and closing frees the model"
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+async def test_closing_clears_the_cache_of_a_gpu(model: Path) -> None:
+    """ "GPU cache clearing": what was allocated for batches is the device's again, beside libraries' work space."""
+    before = torch.cuda.memory_reserved()
+    config = config_of(model, Path())
+    config = config.model_copy(update={"backend": config.backend.model_copy(update={"device": "cuda"})})
+    async with open_backend(config) as backend:
+        await complete(backend, make_prompts(backend, make_messages(6), 8))
+    gc.collect()
+    assert torch.cuda.memory_reserved() - before < 192 << 20
+
+
 def test_batches_up_to_the_limits_of_memory() -> None:
     """ "Supports batches up to GPU memory limits": sized by what is free, halved when one does not fit after all."""
     assert Config.model_validate({"generation": {"batch_size": "auto"}}).generation.batch_size == "auto"
@@ -387,7 +402,7 @@ def test_one_interface_for_every_model_provider() -> None:
     """ "Abstract LLM interface with TransformersProvider implementation"."""
     wanted = [name for name, _ in inspect.getmembers(Backend, inspect.isfunction) if name[0] != "_"]
     assert {"prepare", "run", "snapshot"} <= set(wanted)
-    for engine in (Static, Echo):
+    for engine in (Static, Slots, Echo, Served):
         for name in wanted:
             mine, wanted_one = (inspect.signature(getattr(each, name)).parameters for each in (engine, Backend))
             assert mine == wanted_one
