@@ -92,7 +92,7 @@ def test_a_file_that_is_gone_is_said_to_be(folder: Path) -> None:
     assert "is due" not in done.stdout + done.stderr
     done = asyncgen("run", "c.yaml", "--num-stories", "100", cwd=folder)
     assert done.returncode == 2
-    assert "s.jsonl: line 1: the file is not there, and " in done.stderr
+    assert "s.jsonl: line 1: missing: the file is not there, and " in done.stderr
 
 
 def test_the_output_of_a_killed_run_says_so(folder: Path) -> None:

@@ -194,7 +194,9 @@ def _is_private(url: str) -> bool:
 
 def _check_client() -> None:
     if find_spec("openai") is None:
-        raise ModelError("openai needs the package openai", hint=f"{INSTALL} '.[openai]'", key="backend.kind")
+        raise ModelError(
+            "the backend openai needs the package openai", hint=f"{INSTALL} '.[openai]'", key="backend.kind"
+        )
 
 
 def _check_packages(backend: LocalModel) -> None:

@@ -202,7 +202,7 @@ def _check_synced(path: Path, size: int, count: int, kind: type[Story | Rejectio
     found = size_of(path)
     if found < size:
         if not path.exists():
-            damaged(path, 1, f"the file is not there, and {size} bytes were written for good")
+            damaged(path, 1, f"missing: the file is not there, and {size} bytes were written for good")
         first, why = _first_wrong(path, size, kind, seed)
         damaged(path, first, why or f"missing: {_shorter(found, size)}")
     if size == 0 and count == 0:

@@ -78,7 +78,7 @@ def test_stories_deleted_while_the_rejected_still_stand(tmp_path: Path) -> None:
     places = places_in(tmp_path)
     put(places, None, lines_of(made)[1])
     assert examine(places, Mark(), seed=0).mark == mark_after(made, 2)
-    with pytest.raises(OutputDamaged, match=r"stories\.jsonl: line 1: the file is not there, and \d+ bytes"):
+    with pytest.raises(OutputDamaged, match=r"stories\.jsonl: line 1: missing: the file is not there, and \d+ bytes"):
         examine(places, mark_after(made, 4), seed=0)
 
 
@@ -87,7 +87,7 @@ def test_rejected_deleted_while_the_stories_still_stand(tmp_path: Path) -> None:
     places = places_in(tmp_path)
     put(places, lines_of(made)[0], None)
     assert examine(places, Mark(), seed=0).mark == mark_after(made, 1)
-    with pytest.raises(OutputDamaged, match=r"rejected\.jsonl: line 1: the file is not there"):
+    with pytest.raises(OutputDamaged, match=r"rejected\.jsonl: line 1: missing: the file is not there"):
         examine(places, mark_after(made, 3), seed=0)
 
 

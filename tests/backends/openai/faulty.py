@@ -118,6 +118,9 @@ class Faulty:
         self.port = server.sockets[0].getsockname()[1]
         ready.set()
         await self._end.wait()
+        for listening in server.sockets:  # what is accepted while it closes, asyncio 3.11 leaves open
+            self._loop.remove_reader(listening.fileno())
+        await asyncio.sleep(0)
         server.close()
         for transport in self._transports:
             transport.abort()

@@ -111,7 +111,7 @@ def fewer(memory: Memory, wanted: Wanted, slots: int) -> int:
     """Slots to try next, where so many do not fit: as many as memory holds, if they need no more than their share of
     what these need; 0 if not even one row fits.
     """
-    left = int(memory.free * USABLE)
+    left = int(memory.free * USABLE) - memory.page
     each = (memory.state + memory.later + 2 * memory.activations) / slots + wanted.row_pages * memory.page / (
         1 - PREFIX_SHARE
     )
