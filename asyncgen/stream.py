@@ -72,10 +72,7 @@ async def open_pipeline(
     """
     check_config(config)
     texts = tuple(kept)
-    if start < 0:
-        raise ValueError(f"start: found {start}, expected 0 or more")
-    if start < len(texts):
-        raise ValueError(f"start is {start}, but {len(texts)} texts were kept: they have as many indices before it")
+    _check_start(start, texts)
     failures: list[Exception] = []
     seen = await in_thread(seen_before, config, texts)
     validators = await in_thread(open_validators, config)
@@ -112,6 +109,13 @@ async def open_pipeline(
                 group.cancel_scope.cancel()
     for failure in failures:
         raise failure
+
+
+def _check_start(start: int, kept: Sequence[str]) -> None:
+    if start < 0:
+        raise ValueError(f"start: found {start}, expected 0 or more")
+    if start < len(kept):
+        raise ValueError(f"start is {start}, but {len(kept)} texts were kept: they have as many indices before it")
 
 
 async def _run_into(flow: Flow, stories: MemoryObjectSendStream[Story], failures: list[Exception]) -> None:

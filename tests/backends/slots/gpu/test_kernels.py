@@ -7,10 +7,6 @@ ours are declared here, and those of its own library, which somebody may have im
 from __future__ import annotations
 
 import importlib
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +21,7 @@ from torch import Tensor
 from asyncgen.backends.slots.gpu.lanes import ROWS
 from asyncgen.records import Sampling
 from tests.backends.slots.gpu.play import Heads, Prefix, Prompt, Row, decode, prefill, reference
+from tests.backends.slots.gpu.ptxas import compiled
 from tests.backends.slots.gpu.stage import FixedStage
 from tests.backends.slots.play import Part, alone
 from tests.backends.slots.test_sameness import subject
@@ -275,22 +272,11 @@ class _Captured:
 
 
 def test_they_compile_without_spilling_registers(tmp_path: Path) -> None:
-    if not (Path(triton.__file__).parent / "backends/nvidia/bin/ptxas").exists():
-        pytest.skip("this triton comes without ptxas")
     cases = [
         {"dtype": "bfloat16", "size": 128, "group": 8, "kv_heads": 2},
         {"dtype": "bfloat16", "size": 64, "group": 7, "kv_heads": 2},
-    ][: None if os.environ.get("ASYNCGEN_FAULTS") == "full" else 1]
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    ran = subprocess.run(
-        [sys.executable, "-m", "tests.backends.slots.gpu.compiling", "attention", json.dumps(cases)],
-        env={**environment, "TRITON_CACHE_DIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    for case, said in zip(cases, json.loads(ran.stdout), strict=True):
+    ]
+    for case, said in compiled("attention", cases, tmp_path):
         for name, kernel in said.items():
             assert not kernel["spills"], (case, name, kernel)
             assert kernel["dots"], (case, name, "no tensor cores")

@@ -6,10 +6,6 @@ Interpreted where there is no CUDA device, as in ``test_kernels``.
 from __future__ import annotations
 
 import importlib
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +19,7 @@ from transformers.models.llama import modeling_llama
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 from asyncgen.backends.slots.fusing import Fusing
+from tests.backends.slots.gpu.ptxas import compiled
 from tests.backends.slots.test_faster import logits, model_of
 
 CUDA = torch.cuda.is_available()
@@ -154,17 +151,8 @@ def test_they_compile_without_spills(tmp_path: Path) -> None:
     cases = [
         {"dtype": "bfloat16", "hidden": 2048, "inner": 11_008, "heads": 16, "kv_heads": 2, "size": 128},
         {"dtype": "bfloat16", "hidden": 3584, "inner": 18_944, "heads": 28, "kv_heads": 4, "size": 128},
-    ][: None if os.environ.get("ASYNCGEN_FAULTS") == "full" else 1]
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    ran = subprocess.run(
-        [sys.executable, "-m", "tests.backends.slots.gpu.compiling", "pointwise", json.dumps(cases)],
-        env={**environment, "TRITON_CACHE_DIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    for case, said in zip(cases, json.loads(ran.stdout), strict=True):
+    ]
+    for case, said in compiled("pointwise", cases, tmp_path):
         assert set(said) == set(kernels.__all__)
         for name, kernel in said.items():
             assert not kernel["spills"], (case, name, kernel)
